@@ -1,0 +1,30 @@
+"""Benchmarks: each returns one JSON object with the machine, the versions and its rows.
+
+    result = load_bench("step")(encoders=["ds_cnn_s"])
+
+To add one: a module with a function that returns {"bench", "machine", "versions", "settings", "rows"}, and one line here.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from edgessl.errors import ConfigError
+
+# name -> "module:function"; nothing is imported before it is asked for
+BENCHES: dict[str, str] = {"step": "edgessl.bench.step:run"}
+
+
+def load_bench(name: str) -> Callable[..., dict[str, Any]]:
+    """The function of the bench registered under `name`.
+
+    Raises:
+        ConfigError: no such bench.
+    """
+    if name not in BENCHES:
+        raise ConfigError(f"unknown bench {name!r}; choose one of {', '.join(BENCHES)}")
+    module, function = BENCHES[name].split(":")
+    found: Callable[..., dict[str, Any]] = getattr(importlib.import_module(module), function)
+    return found

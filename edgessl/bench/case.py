@@ -1,0 +1,86 @@
+"""What every backend of the step bench is given: one folder with the network's start, data, and the losses to meet."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from edgessl.device import tensors
+from edgessl.device.noise import step_noise
+from edgessl.device.specs import InputSpec
+from edgessl.encoders import ENCODERS, build_encoder
+from edgessl.errors import ConfigError, ExportError
+from edgessl.objectives import build_objective
+from edgessl.optim import build_optimizer
+from edgessl.step import TrainStep, hyper_tensors
+from edgessl.views import TwoViews, default_views
+from export.parity import random_fields
+from export.trace import trace_step
+
+BATCHES = 4  # different batches that a backend cycles through
+CHECKED_STEPS = 3  # consecutive steps whose losses every backend must reproduce before it is timed
+
+IMAGE = InputSpec("image", (1, 28, 28), (0.5,), (0.25,), "intensity 0..1")
+COLOR_IMAGE = InputSpec("image", (3, 32, 32), (0.5,) * 3, (0.25,) * 3, "intensity 0..1")
+SIGNAL = InputSpec("signal", (6, 128), (0.0,) * 6, (1.0,) * 6, "g and rad/s")
+INPUTS = {"resnet8": COLOR_IMAGE, "resnet18": COLOR_IMAGE, "vit": COLOR_IMAGE, "cnn1d": SIGNAL}
+
+
+def input_of(encoder: str) -> InputSpec:
+    """The input the bench gives an encoder: 1x28x28, 3x32x32 for resnets and vit, 6x128 for signals.
+
+    Raises:
+        ConfigError: no such encoder.
+    """
+    if encoder not in ENCODERS:
+        raise ConfigError(f"unknown encoder {encoder!r}; known: {', '.join(ENCODERS)}")
+    return INPUTS.get(encoder, IMAGE)
+
+
+def build_step(encoder: str, objective: str) -> TrainStep:
+    """The training step under test: default options, default views, momentum SGD."""
+    spec = input_of(encoder)
+    return TrainStep(
+        build_encoder(encoder, spec.shape, mean=spec.mean, std=spec.std),
+        build_objective(objective),
+        build_optimizer("sgd"),
+        TwoViews(default_views(spec.kind, spec.shape)),
+    )
+
+
+def prepare(folder: Path, encoder: str, objective: str, batch_size: int) -> str | None:
+    """Write case.json, tensors.safetensors and train.onnx into `folder`; the error text if the step has no ONNX form.
+
+    tensors: `state.<slot>`, `batch` (BATCHES, N, *shape) and `noise` (BATCHES, N, width), float32.
+    case.json: encoder, objective, hyper, and `losses` of the first CHECKED_STEPS steps by `TrainStep`.
+    """
+    step, spec = build_step(encoder, objective), input_of(encoder)
+    batch = np.stack([random_fields(spec, batch_size, seed) for seed in range(BATCHES)])
+    noise = np.stack([step_noise(0, t, step.noise_shape(batch_size)) for t in range(BATCHES)])
+    state = step.initial_state()
+    arrays = {f"state.{name}": value.numpy() for name, value in state.items()}
+    (folder / "tensors.safetensors").write_bytes(tensors.dumps({**arrays, "batch": batch, "noise": noise}))
+
+    losses = []
+    for t in range(CHECKED_STEPS):
+        state, metrics = step(
+            state, torch.from_numpy(batch[t]), torch.from_numpy(noise[t]), hyper_tensors(step.hyper)
+        )
+        losses.append(float(metrics["loss"]))
+    case: dict[str, Any] = {
+        "encoder": encoder,
+        "objective": objective,
+        "hyper": step.hyper,
+        "losses": losses,
+    }
+    (folder / "case.json").write_text(json.dumps(case))
+    try:
+        model = trace_step(step, (batch_size, *spec.shape))
+    except ExportError as error:
+        return str(error)
+    (folder / "train.onnx").write_bytes(model.SerializeToString())
+    return None

@@ -1,0 +1,30 @@
+"""The SDK that runs on the device: numpy, onnxruntime and the standard library, nothing else."""
+
+from edgessl.device.bundle import Bundle, pack
+from edgessl.device.heads import Prediction
+from edgessl.device.learner import Learner
+from edgessl.device.loop import LearnReport
+from edgessl.device.manifest import Manifest
+from edgessl.device.noise import step_noise
+from edgessl.device.runtime import EncoderRunner, FrozenEncoderRunner, SessionProfile, StepRunner
+from edgessl.device.specs import Component, GraphSpec, InputSpec, MemberSpec, ParameterEntry, TensorSpec
+
+__all__ = [
+    "Bundle",
+    "Component",
+    "EncoderRunner",
+    "FrozenEncoderRunner",
+    "GraphSpec",
+    "InputSpec",
+    "LearnReport",
+    "Learner",
+    "Manifest",
+    "MemberSpec",
+    "ParameterEntry",
+    "Prediction",
+    "SessionProfile",
+    "StepRunner",
+    "TensorSpec",
+    "pack",
+    "step_noise",
+]

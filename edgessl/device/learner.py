@@ -1,0 +1,298 @@
+"""The device's loop: observe, learn a little, enroll, classify, save; bounded, resumable, doing no harm."""
+
+import json
+import logging
+import os
+import threading
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgessl.device.bundle import Bundle, check_state
+from edgessl.device.drift import DriftMonitor
+from edgessl.device.heads import FewLabelHead, Prediction
+from edgessl.device.hyper import HyperParameters
+from edgessl.device.loop import LearningLoop, LearnReport
+from edgessl.device.memory import ReplayMemory
+from edgessl.device.novelty import NeighbourNovelty
+from edgessl.device.runtime import EncoderRunner, SessionProfile, StepRunner
+from edgessl.device.samples import as_batch
+from edgessl.device.state import Checkpointed, Saved, StateStore
+from edgessl.errors import InputError, StateError, StateMismatchError
+
+Float = npt.NDArray[np.float32]
+BANK = 64  # remembered samples embedded anew as the reference for novelty and drift
+_log = logging.getLogger(__name__)
+
+
+class Learner:
+    """Self-supervised learning that continues on this device; get one from `Learner.open`.
+
+    Samples are float32 arrays, one (*shape) or a batch (N, *shape) of the bundle's input; anything else, NaN
+    and infinity included, raises InputError and changes nothing. The same seed, stream and `max_steps` give
+    bit-identical state, across save and reopen too. One thread may learn while others observe.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        state_dir: str | os.PathLike[str],
+        memory_bytes: int,
+        exemplar_bytes: int,
+        seed: int,
+        profile: SessionProfile,
+    ) -> None:
+        self.bundle, self.seed = bundle, seed
+        manifest = bundle.manifest
+        shape = manifest.input.shape
+        self.hyper = HyperParameters(manifest.hyper)
+        self._memory = ReplayMemory(memory_bytes, shape, seed, least=manifest.batch_size)
+        self._head = FewLabelHead(exemplar_bytes, shape, self._embed)
+        self._monitor = DriftMonitor(manifest.embedding_dim)
+        self._encoder, self._trainer = EncoderRunner(bundle, profile), StepRunner(bundle, profile)
+        self._novelty: NeighbourNovelty | None = None
+        self._novelty_seen = self._observed = self._rollbacks = 0
+        self._drifted = False  # since the last consolidation
+        self._learning = threading.RLock()  # the trainer's state; taken before _data where both are
+        self._data = threading.RLock()  # memory, monitor, head; held briefly
+        self._loop = LearningLoop(self._trainer, self._memory, self.hyper, seed, self._data, self.rollback)
+        self._parts: dict[str, Checkpointed] = {
+            "memory": self._memory,
+            "monitor": self._monitor,
+            "loop": self._loop,
+        }
+        self._store: StateStore | None = StateStore(state_dir, bundle.digest)
+        try:
+            if saved := self._store.load():
+                self._resume(saved)
+            for problem in self._store.problems:
+                _log.warning("%s: damaged slot passed over: %s", state_dir, problem)
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def open(
+        cls,
+        bundle: Bundle | str | os.PathLike[str],
+        state_dir: str | os.PathLike[str],
+        *,
+        memory_bytes: int = 4 << 20,
+        exemplar_bytes: int = 256 << 10,
+        seed: int = 0,
+        profile: SessionProfile | None = None,
+    ) -> "Learner":
+        """Resume from `state_dir`, or start from the bundle's factory state when nothing was saved there.
+
+        `memory_bytes` bounds the remembered samples, `exemplar_bytes` the enrolled ones; both are allocated
+        at once. Raises BundleError, BudgetError (with the minimum), StateLockedError, StateMismatchError
+        (another bundle, other budgets, another seed) and StateError (no intact slot).
+        """
+        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        return cls(opened, state_dir, memory_bytes, exemplar_bytes, seed, profile or SessionProfile())
+
+    def observe(self, x: Float) -> Float:
+        """Embed, remember and watch for drift; never waits for learning. Returns what `embed` returns."""
+        samples = self._samples(x)
+        z = self._embed(samples)
+        with self._data:
+            self._memory.add(samples)
+            self._observed += len(samples)
+            if self._monitor.update(z):
+                self._drifted = True
+                _log.info("drift event %d after %d samples", self._monitor.events, self._observed)
+        return z if x.ndim == samples.ndim else z[0]
+
+    def embed(self, x: Float) -> Float:
+        """Embeddings (N, D) of a batch, (D,) of one sample; nothing is remembered."""
+        samples = self._samples(x)
+        z = self._embed(samples)
+        return z if x.ndim == samples.ndim else z[0]
+
+    def learn(self, max_seconds: float | None = None, max_steps: int | None = None) -> LearnReport:
+        """Take training steps on remembered samples until a limit (at least one must be given) is reached.
+
+        No step is started that would, at the measured cost of a step, end after `max_seconds`; the first step
+        of a process has no measurement yet. Zero steps, and why, while the memory holds less than a batch.
+        """
+        with self._learning:
+            self._alive()
+            self._consolidate()
+            report = self._loop.run(max_seconds, max_steps)
+            try:
+                if report.steps:
+                    self._encoder_changed()
+            except StateError as error:
+                reason = f"rolled back: {error}"
+                report = replace(report, rolled_back_to=self.rollback(), stopped=reason)
+            return report
+
+    def enroll(self, x: Float, label: str) -> None:
+        """Remember one sample, or each of a batch, as an example of `label`; see heads.FewLabelHead."""
+        samples = self._samples(x)
+        with self._data:
+            for sample in samples:
+                self._head.enroll(sample, label)
+
+    def classify(self, x: Float) -> Prediction | list[Prediction]:
+        """The enrolled label nearest to one sample; a list for a batch. InputError before any `enroll`."""
+        samples = self._samples(x)
+        z = self._embed(samples)
+        with self._data:
+            predictions = self._head.classify(z)
+        return predictions if x.ndim == samples.ndim else predictions[0]
+
+    def novelty(self, x: Float) -> npt.NDArray[np.float64]:
+        """How unlike the remembered past: standard deviations, () for one sample, (N,) for a batch.
+
+        Ask before `observe`, which makes a sample part of the past. See novelty.NeighbourNovelty.
+        """
+        samples = self._samples(x)
+        z = self._embed(samples)
+        with self._data:
+            if self._novelty is None or self._memory.seen > 1.5 * self._novelty_seen:
+                self._novelty = NeighbourNovelty(self._embed(self._past()) if len(self._memory) else z[:0])
+                self._novelty_seen = self._memory.seen
+            scores = self._novelty.score(z)
+        return scores if x.ndim == samples.ndim else scores[0]
+
+    @property
+    def theta(self) -> Float:
+        """A copy of the flat weights (P,)."""
+        return np.array(self._trainer.theta.numpy())
+
+    def adopt(self, theta: Float) -> None:
+        """Replace the flat weights (P,) float32, as after a federated round; every other slot stays.
+
+        Raises InputError, and changes nothing, for another shape or dtype, for numbers that are not finite,
+        and for weights with which the remembered past embeds to such numbers.
+        """
+        with self._learning:
+            self._alive()
+            before = self._trainer.state()
+            self._trainer.load({**before, "theta": theta})
+            try:
+                self._encoder_changed()
+            except StateError:
+                self._trainer.load(before)
+                raise InputError("adopt: theta gives NaN or infinite embeddings; refused") from None
+
+    def save(self) -> int:
+        """Write everything to the state directory; returns the generation once it is safely on disk.
+
+        Raises StateError when the disk refuses or the state is not finite; the last generation is intact.
+        """
+        with self._learning, self._data:
+            store, slots = self._alive(), self._trainer.state()
+            check_state(self.bundle.manifest, slots, "learned state (call rollback())", StateError)
+            counts = np.array([self._observed, self._rollbacks, self._drifted], np.int64)
+            parts = {name: part.tensors() for name, part in self._parts.items()}
+            parts |= {"head": self._head.tensors(), "slot": slots, "learner": {"counts": counts}}
+            arrays = {f"{part}.{name}": v for part, tensors in parts.items() for name, v in tensors.items()}
+            metadata = {"hyper": json.dumps(dict(self.hyper)), "labels": json.dumps(self._head.labels)}
+            return store.save(arrays, metadata)
+
+    def rollback(self, to_factory: bool = False) -> int:
+        """Return every slot to the last saved generation, or to the factory state (generation 0).
+
+        What was observed and enrolled stays, and so does the step count: a step is never repeated with the
+        same noise. Returns the generation; 0 also when nothing was ever saved.
+        """
+        with self._learning:
+            store = self._alive()
+            saved = None if to_factory else store.load()
+            self._trainer.load(saved.part("slot") if saved else self.bundle.state())
+            self._rollbacks += 1
+            self._encoder_changed()
+            return saved.generation if saved else 0
+
+    def metrics(self) -> dict[str, Any]:
+        """A snapshot of the counters and budgets."""
+        with self._data:
+            store = self._alive()
+            return {
+                "observed": self._observed,
+                "remembered": len(self._memory),
+                "attempts": self._loop.attempts,
+                "steps": self._loop.steps,
+                "rejected": self._loop.rejected,
+                "rollbacks": self._rollbacks,
+                "step_seconds": self._loop.step_seconds,
+                "memory_bytes": self._memory.nbytes,
+                "exemplar_bytes": self._head.nbytes,
+                "labels": list(self._head.labels),
+                "drift_events": self._monitor.events,
+                "generation": store.generation,
+                "damaged_slots": list(store.problems),
+            }
+
+    def close(self) -> None:
+        """Let go of the state directory WITHOUT saving; may be called again."""
+        with self._learning, self._data:
+            if self._store is not None:
+                self._store.close()
+            self._store = None
+
+    def __enter__(self) -> "Learner":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _alive(self) -> StateStore:
+        if self._store is None:
+            raise StateError("this learner is closed; open it again with Learner.open")
+        return self._store
+
+    def _samples(self, x: Float) -> Float:
+        self._alive()
+        return as_batch(x, self.bundle.manifest.input)
+
+    def _embed(self, samples: Float) -> Float:
+        """Embeddings (N, D), a training batch at a time so that memory stays bounded."""
+        theta, n = self._trainer.theta, self.bundle.manifest.batch_size
+        parts = [self._encoder.embed(theta, samples[i : i + n]) for i in range(0, len(samples), n)]
+        z = np.concatenate(parts)
+        if not np.isfinite(z).all():
+            raise StateError("the encoder gave NaN or infinity; call rollback() to return to a good generation")
+        return z
+
+    def _past(self) -> Float:
+        """Remembered samples that stand for the past; the caller holds _data, and the memory is not empty."""
+        return self._memory.sample(min(BANK, len(self._memory)), self._loop.attempts)
+
+    def _consolidate(self) -> None:
+        """After drift: what was learned so far becomes the anchor, where the objective has one."""
+        with self._data:
+            drifted, self._drifted = self._drifted, False
+        state = self._trainer.state() if drifted else {}
+        if "anchor" in state and state["anchor"].shape == state["theta"].shape:
+            self._trainer.load({**state, "anchor": state["theta"]})
+
+    def _encoder_changed(self) -> None:
+        """Everything kept in the old embedding is recomputed, now or when it is next used."""
+        with self._data:
+            past = self._past() if len(self._memory) else None
+        z = None if past is None else self._embed(past)  # outside the lock: observe need not wait
+        with self._data:
+            self._head.invalidate()
+            self._novelty = None
+            if z is not None:
+                self._monitor.rebase(z)
+
+    def _resume(self, saved: Saved) -> None:
+        try:
+            slots = saved.part("slot")
+            check_state(self.bundle.manifest, slots, "saved state", StateMismatchError)
+            for name, part in self._parts.items():
+                part.restore(saved.part(name))
+            self._head.restore(saved.part("head"), json.loads(saved.metadata["labels"]))
+            for name, value in json.loads(saved.metadata["hyper"]).items():
+                self.hyper[name] = value
+            self._observed, self._rollbacks, drifted = (int(v) for v in saved.part("learner")["counts"])
+        except (KeyError, ValueError) as error:
+            raise StateMismatchError(f"saved state is of another edgessl: {error!r}") from None
+        self._drifted = bool(drifted)
+        self._trainer.load(slots)

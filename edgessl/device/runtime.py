@@ -1,0 +1,172 @@
+"""A bundle's graphs in onnxruntime: checked against the manifest, no fallback, no copies of the state."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from edgessl.device.bundle import Bundle, check_state
+from edgessl.device.specs import GraphSpec, TensorSpec
+from edgessl.device.tensors import Array
+from edgessl.errors import BundleError, ConfigError, InputError
+
+Float = npt.NDArray[np.float32]
+_ORT_TYPES = {"float32": "float", "float64": "double", "float16": "float16"}
+
+
+@dataclass(frozen=True)
+class SessionProfile:
+    """How onnxruntime uses the machine.
+
+    `threads`: compute threads; `spinning`: let idle threads spin (about a tenth faster, costs energy);
+    `provider`: an execution provider by its onnxruntime name, an error when this build does not have it.
+    """
+
+    threads: int = 1
+    spinning: bool = False
+    provider: str = "CPUExecutionProvider"
+
+    def session(self, model: bytes, what: str) -> ort.InferenceSession:
+        """A session of serialized ONNX; ConfigError without the provider, BundleError for a bad graph."""
+        if self.threads < 1:
+            raise ConfigError(f"threads must be >= 1, found {self.threads}")
+        if self.provider not in (there := ort.get_available_providers()):
+            raise ConfigError(
+                f"execution provider {self.provider!r} is not in this onnxruntime, which has "
+                f"{', '.join(there)}; install a build that has it or name one of these"
+            )
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.enable_mem_pattern = False  # a third less memory for at most 1% of time
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self.spinning)))
+        options.log_severity_level = 3
+        try:
+            session = ort.InferenceSession(model, options, providers=[self.provider])
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise BundleError(f"{what}: onnxruntime {ort.__version__} cannot load the graph: {error}") from None
+        session.disable_fallback()
+        if session.get_providers()[0] != self.provider:
+            raise ConfigError(
+                f"execution provider {self.provider!r} failed to start and onnxruntime took "
+                f"{session.get_providers()[0]}; check its libraries, or name that one to accept it"
+            )
+        return session
+
+
+def _open(bundle: Bundle, key: str, profile: SessionProfile) -> ort.InferenceSession:
+    """A session of the manifest's graph `key` whose real inputs and outputs are those the manifest states."""
+    if key not in bundle.manifest.graphs:
+        raise BundleError(f"graph {key!r} is not in this bundle; it has {', '.join(bundle.manifest.graphs)}")
+    spec: GraphSpec = bundle.manifest.graphs[key]
+    session = profile.session(bundle.read(spec.file), spec.file)
+    for side, wanted, found in (
+        ("inputs", spec.inputs, session.get_inputs()),
+        ("outputs", spec.outputs, session.get_outputs()),
+    ):
+        real = {node.name: (node.type, node.shape) for node in found}
+        if set(real) != {s.name for s in wanted}:
+            raise BundleError(f"{spec.file}: {side} {sorted(real)}, the manifest says {sorted(s.name for s in wanted)}")
+        for s in wanted:
+            if not _agree(s, *real[s.name]):
+                kind, shape = real[s.name]
+                raise BundleError(
+                    f"{spec.file}: {s.name!r} is {kind}{shape}, the manifest says {s.dtype}{list(s.shape)}"
+                )
+    return session
+
+
+def _agree(spec: TensorSpec, kind: str, shape: list[int | str | None]) -> bool:
+    if kind != f"tensor({_ORT_TYPES.get(spec.dtype, spec.dtype)})" or len(shape) != len(spec.shape):
+        return False
+    return all(a == b if isinstance(a, int) else not isinstance(b, int) for a, b in zip(spec.shape, shape, strict=True))
+
+
+def _value(array: Array) -> ort.OrtValue:
+    return ort.OrtValue.ortvalue_from_numpy(array)  # on the CPU a view: the array must not change under it
+
+
+class EncoderRunner:
+    """Embeds with `encoder.onnx`: weights are an input, so it follows the learner."""
+
+    def __init__(self, bundle: Bundle, profile: SessionProfile | None = None) -> None:
+        self._session = _open(bundle, "encoder", profile or SessionProfile())
+
+    def embed(self, theta: Float | ort.OrtValue, x: Float) -> Float:
+        """Embeddings (N, D) float32 of samples `x` (N, *shape) with flat weights `theta` (P,)."""
+        weights = _value(np.ascontiguousarray(theta)) if isinstance(theta, np.ndarray) else theta
+        feeds = {"theta": weights, "x": _value(np.ascontiguousarray(x))}
+        value = self._session.run_with_ort_values(["embedding"], feeds)[0]
+        out: Float = value.numpy().copy()  # numpy() may be a view that dies with `value`
+        return out
+
+
+class FrozenEncoderRunner:
+    """Embeds with `encoder.int8.onnx`: the factory weights, quantized; for devices that only infer."""
+
+    def __init__(self, bundle: Bundle, profile: SessionProfile | None = None) -> None:
+        self._session = _open(bundle, "encoder_int8", profile or SessionProfile())
+
+    def embed(self, x: Float) -> Float:
+        """Embeddings (N, D) float32 of samples `x` (N, *shape)."""
+        out: Float = self._session.run(["embedding"], {"x": np.ascontiguousarray(x)})[0]
+        return out
+
+
+class StepRunner:
+    """Runs `train.onnx` and owns the state between steps, as onnxruntime's own tensors."""
+
+    def __init__(self, bundle: Bundle, profile: SessionProfile | None = None) -> None:
+        self.manifest = bundle.manifest
+        self._session = _open(bundle, "train", profile or SessionProfile())
+        self._slots = [s.name for s in self.manifest.slots]
+        self._outputs = [s.name for s in self.manifest.graphs["train"].outputs]
+        following = {f"next.{name}" for name in self._slots}
+        self._metrics = [name for name in self._outputs if name not in following]
+        self._previous: dict[str, ort.OrtValue] | None = None
+        self._values: dict[str, ort.OrtValue] = {}
+        self.load(bundle.state())
+
+    @property
+    def theta(self) -> ort.OrtValue:
+        """The current flat weights, without a copy; a later step makes a new value and leaves this one be."""
+        return self._values["theta"]
+
+    def step(self, batch: Float, noise: Float, hyper: Mapping[str, float]) -> dict[str, float]:
+        """One training step on `batch` (N, *shape) and `noise` (N, width); returns the scalar metrics.
+
+        Raises InputError for other shapes or dtypes, or unless `hyper` holds exactly the manifest's names.
+        """
+        for name, array in (("batch", batch), ("noise", noise)):
+            shape = self.manifest.train_input(name).shape
+            if array.shape != shape or array.dtype != np.float32:
+                found = f"{array.dtype}{list(array.shape)}"
+                raise InputError(f"{name}: expected float32{list(shape)}, found {found}")
+        if set(hyper) != set(self.manifest.hyper):
+            raise InputError(f"hyper: expected {sorted(self.manifest.hyper)}, found {sorted(hyper)}")
+        feeds = {**self._values, "batch": _value(np.ascontiguousarray(batch))}
+        feeds["noise"] = _value(np.ascontiguousarray(noise))
+        feeds.update({f"hyper.{k}": _value(np.array(v, np.float32)) for k, v in hyper.items()})
+        self._previous = None  # two copies of the state at most, not three
+        values = dict(zip(self._outputs, self._session.run_with_ort_values(self._outputs, feeds), strict=True))
+        self._previous, self._values = self._values, {s: values[f"next.{s}"] for s in self._slots}
+        return {name: float(values[name].numpy()) for name in self._metrics}
+
+    def undo(self) -> None:
+        """Take back the last step (once)."""
+        if self._previous is None:
+            raise InputError("there is no step to take back")
+        self._values, self._previous = self._previous, None
+
+    def state(self) -> dict[str, Array]:
+        """Copies of every slot."""
+        return {name: value.numpy().copy() for name, value in self._values.items()}
+
+    def load(self, state: Mapping[str, Array]) -> None:
+        """Take over copies of `state`; InputError unless it has the manifest's slots, all finite."""
+        check_state(self.manifest, state, "state", InputError)
+        self._values = {name: _value(np.array(state[name], order="C")) for name in self._slots}
+        self._previous = None

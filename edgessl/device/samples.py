@@ -1,0 +1,27 @@
+"""What the device accepts as data, checked in one place."""
+
+import numpy as np
+import numpy.typing as npt
+
+from edgessl.device.specs import InputSpec
+from edgessl.errors import InputError
+
+Float = npt.NDArray[np.float32]
+
+
+def as_batch(x: Float, spec: InputSpec) -> Float:
+    """`x`, one sample (*shape) or a batch (N, *shape), as a batch, without a copy.
+
+    Raises InputError for another type, dtype (nothing is cast behind the caller's back) or shape, for an
+    empty batch, and for NaN or infinity.
+    """
+    if not isinstance(x, np.ndarray) or x.dtype != np.float32:
+        found = x.dtype if isinstance(x, np.ndarray) else type(x).__name__
+        raise InputError(f"samples: expected a float32 array, found {found}; cast with x.astype(np.float32)")
+    batch = x[None] if x.shape == spec.shape else x
+    if batch.shape[1:] != spec.shape or len(batch) == 0:
+        wanted = f"{list(spec.shape)} or [N, {', '.join(map(str, spec.shape))}] with N >= 1"
+        raise InputError(f"samples: expected shape {wanted} ({spec.kind}), found {list(x.shape)}")
+    if not np.isfinite(batch).all():
+        raise InputError("samples: NaN or infinity in the data; drop or repair these samples")
+    return batch

@@ -1,0 +1,32 @@
+"""VICReg: variance, invariance, covariance (Bardes, Ponce & LeCun 2022, arXiv 2105.04906)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from edgessl.objectives.base import Gather, Loss, Network, Objective, Slots, encode_pair, halves, mlp
+from edgessl.objectives.functional import vicreg_loss
+
+
+@dataclass(frozen=True)
+class VICReg(Objective):
+    """No negatives, no teacher, no slots; the statistics of the batch hold the embedding open."""
+
+    hidden: int = 128
+    projection: int = 128
+    name: ClassVar[str] = "vicreg"
+    hyper: ClassVar[dict[str, float]] = {"invariance": 25.0, "variance": 25.0, "covariance": 1.0}
+
+    def heads(self, embedding_dim: int, norm: str) -> dict[str, nn.Module]:
+        """A two-layer expander."""
+        return {"projector": mlp((embedding_dim, self.hidden, self.projection), norm)}
+
+    def loss(self, network: Network, slots: Slots, a: Tensor, b: Tensor, hyper: Slots, gather: Gather) -> Loss:
+        """The three terms on the expanded embeddings."""
+        h = encode_pair(network, a, b)
+        z_a, z_b = halves(network("projector", h))
+        value = vicreg_loss(gather(z_a), gather(z_b), hyper["invariance"], hyper["variance"], hyper["covariance"])
+        return Loss(value, h, {})

@@ -1,0 +1,215 @@
+"""The training step as a pure function: `step(state, batch, noise, hyper) -> (state, metrics)`.
+
+The same object pretrains on a GPU, is traced into the ONNX graph that devices run, and is what the parity gate compares
+against. It has two halves, so that data-parallel training puts ONE all-reduce between them:
+
+    gradient(state, batch, noise, hyper) -> Gradient      loss, its flat gradient, the objective's new slots
+    update(state, gradient, hyper)       -> state, metrics
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from edgessl.encoders.base import Encoder
+from edgessl.encoders.norm import collect_batch_statistics
+from edgessl.errors import ConfigError
+from edgessl.layout import ParameterLayout
+from edgessl.objectives import Gather, Loss, Network, Objective
+from edgessl.objectives.functional import effective_rank, embedding_std
+from edgessl.optim import Optimizer, clip_by_norm
+from edgessl.views import TwoViews
+
+State = dict[str, Tensor]
+METRICS = ("loss", "grad_norm", "embedding_std", "effective_rank")
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """What the first half of a step hands to the second.
+
+    `direction` `(size,)` holds the gradient on the trained prefix, the batch statistics on the statistic entries and zero
+    on the fixed ones: one vector to all-reduce.
+    """
+
+    direction: Tensor
+    loss: Tensor
+    slots: State
+    embedding_std: Tensor
+    effective_rank: Tensor
+
+
+class _Parts(nn.Module):
+    """Encoder and heads under their names; `forward(part, x)` lets functional_call reach each."""
+
+    def __init__(self, encoder: Encoder, heads: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        for name, head in heads.items():
+            self.add_module(name, head)
+
+    def forward(self, part: str, x: Tensor) -> Tensor:
+        return self.get_submodule(part)(x)
+
+
+class TrainStep:
+    """Encoder + objective + optimizer + views, as one pure function of tensors.
+
+    Args:
+        encoder: the encoder to train (its current values are the initial theta).
+        objective: loss, heads and slots.
+        optimizer: pure update rule.
+        views: makes the two views from (batch, noise).
+        seed: initialises the heads and random slots; torch's global generator is left alone.
+        norm: kind of norm in the heads; "batch" where the encoder uses batch norm, else "layer".
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        objective: Objective,
+        optimizer: Optimizer,
+        views: TwoViews,
+        *,
+        seed: int = 0,
+        norm: str = "layer",
+    ) -> None:
+        self.objective = objective
+        self.optimizer = optimizer
+        self.views = views
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.parts = _Parts(encoder, objective.heads(encoder.embedding_dim, norm)).train()
+            self.layout = ParameterLayout.of(self.parts)
+            theta = self.layout.flatten_module(self.parts)
+            objective_slots = objective.slots(theta)
+        self._initial: State = {"theta": theta, **optimizer.slots(theta), **objective_slots}
+        shared = set(optimizer.hyper) & set(objective.hyper)
+        if shared:
+            raise ConfigError(f"objective and optimizer both have a hyperparameter {sorted(shared)}")
+        self.hyper: dict[str, float] = {
+            **optimizer.hyper,
+            **objective.hyper,
+            "clip_norm": 10.0,
+            **({"statistics_decay": 0.9} if self._has_statistics else {}),
+        }
+
+    @property
+    def _has_statistics(self) -> bool:
+        return self.layout.statistics_end > self.layout.trained_end
+
+    @property
+    def slot_names(self) -> tuple[str, ...]:
+        """Names of the state's tensors, `theta` first."""
+        return tuple(self._initial)
+
+    def initial_state(self) -> State:
+        """A fresh copy of the state at step 0 (CPU, float32)."""
+        return {name: value.clone() for name, value in self._initial.items()}
+
+    def noise_shape(self, batch_size: int) -> tuple[int, int]:
+        """Shape of the uniform noise that a batch of `batch_size` samples needs."""
+        return batch_size, self.views.width
+
+    def __call__(self, state: State, batch: Tensor, noise: Tensor, hyper: Mapping[str, Tensor]) -> tuple[State, State]:
+        """One step.
+
+        Args:
+            state: slot name -> tensor; `theta` `(size,)` float32 and the slots of optimizer and objective.
+            batch: samples `(N, *input_shape)` float32, raw units.
+            noise: uniform [0, 1) `(N, views.width)` float32.
+            hyper: 0-d float32 tensors for every name in `self.hyper`.
+
+        Returns:
+            The new state (same names, shapes and dtypes) and the metrics (0-d): loss, grad_norm, embedding_std,
+            effective_rank.
+        """
+        return self.update(state, self.gradient(state, batch, noise, hyper), hyper)
+
+    def gradient(
+        self,
+        state: State,
+        batch: Tensor,
+        noise: Tensor,
+        hyper: Mapping[str, Tensor],
+        *,
+        gather: Gather = lambda rows: rows,
+        autocast: torch.dtype | None = None,
+    ) -> Gradient:
+        """Loss and flat gradient; `autocast` runs the networks in that dtype (losses stay float32)."""
+        theta = state["theta"].detach().requires_grad_()
+        precision = torch.autocast(batch.device.type, autocast) if autocast is not None else nullcontext()
+        with torch.enable_grad(), precision:
+            loss, statistics = self._loss(theta, state, batch, noise, dict(hyper), gather)
+        (gradient,) = torch.autograd.grad(loss.value, theta)
+        embeddings = loss.embeddings.detach()
+        if self._has_statistics:
+            gradient = gradient + self._at_their_places(statistics, gradient)
+        return Gradient(
+            direction=gradient,
+            loss=loss.value.detach(),
+            slots=loss.slots,
+            embedding_std=embedding_std(embeddings),
+            effective_rank=effective_rank(embeddings),
+        )
+
+    def update(self, state: State, gradient: Gradient, hyper: Mapping[str, Tensor]) -> tuple[State, State]:
+        """Clip, optimize, advance the running statistics and the objective's slots."""
+        layout, theta, values = self.layout, state["theta"], dict(hyper)
+        trained = gradient.direction
+        if self._has_statistics:
+            trained = nn.functional.pad(trained[: layout.trained_end], (0, layout.size - layout.trained_end))
+        clipped, norm = clip_by_norm(trained, values["clip_norm"])
+        new_theta, new_slots = self.optimizer.update(theta, clipped, state, values, layout)
+        if self._has_statistics:
+            new_theta = torch.cat(
+                [
+                    new_theta[: layout.trained_end],
+                    self._advance(theta, gradient.direction, values["statistics_decay"]),
+                    new_theta[layout.statistics_end :],
+                ]
+            )
+        slots = {name: value for name, value in state.items() if name != "theta"}
+        slots = self.objective.after_update({**slots, **new_slots, **gradient.slots}, new_theta, values)
+        new_state = {name: slots[name] if name != "theta" else new_theta for name in self._initial}
+        metrics = (gradient.loss, norm, gradient.embedding_std, gradient.effective_rank)
+        return new_state, dict(zip(METRICS, metrics, strict=True))
+
+    def compile(self) -> None:
+        """`torch.compile` views, networks and loss; the results stay the same up to rounding."""
+        self._loss = torch.compile(self._loss)  # type: ignore[method-assign]
+
+    def _loss(
+        self, theta: Tensor, slots: State, batch: Tensor, noise: Tensor, hyper: State, gather: Gather
+    ) -> tuple[Loss, State]:
+        """The objective's loss at `theta`, and the batch statistics its networks saw."""
+        with torch.no_grad():
+            a, b = self.views(batch, noise)
+        network = Network(self._apply, theta)
+        return self.objective.loss(network, slots, a, b, hyper, gather), network.statistics
+
+    def _apply(self, theta: Tensor, part: str, x: Tensor) -> tuple[Tensor, State]:
+        out = functional_call(self.parts, self.layout.unflatten(theta), (part, x))
+        out = out.float() if out.dtype in (torch.bfloat16, torch.float16) else out
+        return out, collect_batch_statistics(self.parts)
+
+    def _at_their_places(self, statistics: State, like: Tensor) -> Tensor:
+        """Batch statistics where the layout keeps the running ones, in a flat vector of zeros."""
+        span = [e.name for e in self.layout.entries if e.kind == "statistic"]
+        values = torch.cat([statistics[name].detach().to(like.dtype).reshape(-1) for name in span])
+        return nn.functional.pad(values, (self.layout.trained_end, self.layout.size - self.layout.statistics_end))
+
+    def _advance(self, theta: Tensor, direction: Tensor, decay: Tensor) -> Tensor:
+        span = slice(self.layout.trained_end, self.layout.statistics_end)
+        return decay * theta[span] + (1 - decay) * direction[span]
+
+
+def hyper_tensors(hyper: Mapping[str, float], device: torch.device | str = "cpu") -> State:
+    """Python numbers as the 0-d float32 tensors a step takes."""
+    return {name: torch.tensor(float(value), dtype=torch.float32, device=device) for name, value in hyper.items()}

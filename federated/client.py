@@ -1,0 +1,97 @@
+"""A client of a federation: a Learner that takes the fleet's weights, learns on its own memory, and replies.
+
+Only theta leaves the device. The replay memory, the optimizer's moments and whatever else the objective keeps
+(momentum teacher, queue, centre, anchor) stay in the Learner's state directory from round to round: for
+teachers that is the best simple variant of Zhuang et al., "Divergence-aware federated self-supervised
+learning", ICLR 2022 (aggregate the online network, keep the target local).
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from edgessl.device import Learner
+from edgessl.errors import FederationError
+from federated.message import EXAMPLES, pack, unpack
+
+_CHUNK = 256  # samples embedded at a time
+
+OpenLearner = Callable[[Context], Learner]
+
+
+def make_client_app(open_learner: OpenLearner, *, local_steps: int = 16) -> ClientApp:
+    """A ClientApp that answers train messages with `train_round`.
+
+    `open_learner` gives the learner of the node a message is for; wrap it in `Learners` to keep learners open
+    between messages. There is no evaluate handler: a learner has no held-out data, and its loss comes with
+    every reply.
+    """
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        return train_round(message, open_learner(context), local_steps)
+
+    return app
+
+
+def train_round(message: Message, learner: Learner, local_steps: int) -> Message:
+    """Adopt the weights, take `local_steps` steps on the learner's memory, save, reply.
+
+    The reply's weight, "num-examples", is how many samples the device has ever observed: its memory is a fair
+    sample of all of them, so that is what its gradient speaks for. Raises FederationError when nothing was
+    learned (too few samples, or the guard rolled back): such weights must not enter the mean. InputError and
+    StateError come from the learner. Flower turns all of them into error replies.
+    """
+    digest, size = learner.bundle.digest, learner.bundle.manifest.parameter_count
+    update = unpack(message.content, bundle_digest=digest, size=size)
+    learner.adopt(update.theta)
+    report = learner.learn(max_steps=local_steps)
+    if report.steps == 0 or report.rolled_back_to is not None:
+        raise FederationError(f"nothing to contribute: {report.steps} steps kept; {report.stopped}")
+    learner.save()  # before the reply: what the fleet counts on must survive a power cut here
+    numbers = {name.replace("_", "-"): value for name, value in report.metrics.items()}
+    numbers |= {EXAMPLES: learner.metrics()["observed"], "steps": report.steps, "rejected": report.rejected}
+    content = pack(learner.theta, bundle_digest=digest, round_number=update.round, metrics=numbers)
+    return Message(content, reply_to=message)
+
+
+def catch_up(learner: Learner, stream: npt.NDArray[np.float32]) -> int:
+    """Observe what of `stream` (N, *shape) the learner has not seen yet, in order; returns how many.
+
+    The learner's own count of observed samples is the position, so a stream that grew, or a device that
+    restarted, goes on where it was.
+    """
+    seen = int(learner.metrics()["observed"])
+    for i in range(seen, len(stream), _CHUNK):
+        learner.observe(np.ascontiguousarray(stream[i : i + _CHUNK]))
+    return max(0, len(stream) - seen)
+
+
+class Learners:
+    """Learners kept open between messages, one per node; a context manager that closes them at the end."""
+
+    def __init__(self, open_learner: OpenLearner) -> None:
+        self._open_learner = open_learner
+        self._open: dict[int, Learner] = {}
+
+    def __call__(self, context: Context) -> Learner:
+        """The learner of the context's node, opened when first asked for."""
+        if context.node_id not in self._open:
+            self._open[context.node_id] = self._open_learner(context)
+        return self._open[context.node_id]
+
+    def close(self) -> None:
+        """Close all of them (every answered round is saved); may be called again."""
+        for learner in self._open.values():
+            learner.close()
+        self._open.clear()
+
+    def __enter__(self) -> "Learners":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

@@ -1,0 +1,62 @@
+"""What a federation gives: the final weights and what happened in each round; on disk as one file."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgessl.device import tensors
+from edgessl.errors import FederationError, FormatError
+
+
+@dataclass(frozen=True)
+class FederationResult:
+    """The outcome after the last finished round.
+
+    `theta`: float32 (P,); `rounds`: one dict per finished round: round, clients, failures (node id to
+    reason), examples, bytes_down, bytes_up, seconds, and the clients' metrics (loss ...) averaged by examples;
+    `seconds`: from the first message to the last.
+    """
+
+    theta: npt.NDArray[np.float32]
+    rounds: list[dict[str, Any]]
+    seconds: float
+
+    def save(self, path: Path, bundle_digest: str) -> None:
+        """Write a tensor file with "theta", the bundle's digest and the rounds; atomic and synced."""
+        metadata = {
+            "bundle": bundle_digest,
+            "rounds": json.dumps(self.rounds),
+            "seconds": repr(self.seconds),
+        }
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with open(temporary, "wb") as out:
+                out.write(tensors.dumps({"theta": self.theta}, metadata))
+                out.flush()
+                os.fsync(out.fileno())
+            os.replace(temporary, path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise FederationError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+    @classmethod
+    def load(cls, path: Path, bundle_digest: str) -> "FederationResult":
+        """Read what `save` wrote; FederationError when it is damaged or another bundle's."""
+        try:
+            arrays, metadata = tensors.loads(path.read_bytes())
+            found, rounds = metadata["bundle"], json.loads(metadata["rounds"])
+            result = cls(arrays["theta"], rounds, float(metadata["seconds"]))
+        except OSError as error:
+            raise FederationError(f"{path}: cannot be read: {error.strerror or error}") from None
+        except (FormatError, KeyError, ValueError) as error:
+            raise FederationError(f"{path}: not the result of a federation: {error}") from None
+        if found != bundle_digest:
+            raise FederationError(
+                f"{path}: weights of bundle {found[:12]}, expected {bundle_digest[:12]}; open that bundle"
+            )
+        return result
