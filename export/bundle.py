@@ -93,7 +93,7 @@ def export_bundle(
         parity["encoder_int8"] = int8_agreement(encoder, models["encoder_int8"], held_out)
     files = {"train": "train.onnx", "encoder": "encoder.onnx", "encoder_int8": "encoder.int8.onnx"}
     members = {files[key]: model.SerializeToString(deterministic=True) for key, model in models.items()}
-    state = {slot: value.numpy() for slot, value in checkpoint.state.items()}
+    state = {slot: checkpoint.state[slot].numpy() for slot in step.slot_names}  # theta first, as the manifest has it
     members["state.safetensors"] = tensors.dumps(state)
     slots = tuple(TensorSpec(slot, array.shape, str(array.dtype)) for slot, array in state.items())
     recipe = checkpoint.recipe

@@ -46,7 +46,7 @@ def train_round(message: Message, learner: Learner, local_steps: int) -> Message
     learned (too few samples, or the guard rolled back): such weights must not enter the mean. InputError and
     StateError come from the learner. Flower turns all of them into error replies.
     """
-    digest, size = learner.bundle.digest, learner.bundle.manifest.parameter_count
+    digest, size = learner.bundle.digest, learner.bundle.manifest.theta_size
     update = unpack(message.content, bundle_digest=digest, size=size)
     learner.adopt(update.theta)
     report = learner.learn(max_steps=local_steps)

@@ -23,9 +23,7 @@ def check_version(found: str | None = None) -> None:
         try:
             found = version("flwr")
         except PackageNotFoundError:
-            raise MissingDependencyError(
-                "flwr is not installed; pip install 'edgessl[federated]' brings it"
-            ) from None
+            raise MissingDependencyError("flwr is not installed; pip install 'edgessl[federated]' brings it") from None
     numbers = re.match(r"(\d+)\.(\d+)", found)
     if not numbers or not LOWEST <= (int(numbers[1]), int(numbers[2])) < BELOW:
         raise FederationError(f"flwr {found} is not supported; install 'flwr{SUPPORTED}'")

@@ -9,7 +9,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from edgessl.errors import FederationError
-from federated.message import ARRAYS, CONFIG, EXAMPLES, METRICS, ROUND, THETA
+from federated.message import ARRAYS, CONFIG, EXAMPLES, ROUND, THETA, metrics_of, records
 
 _POLL_SECONDS = 0.5
 
@@ -29,8 +29,7 @@ class StreamingFedAvg(Strategy):
     ) -> None:
         if not 0 < fraction_train <= 1 or min_nodes < 1:
             raise FederationError(
-                f"fraction_train must lie in (0, 1] and min_nodes be at least 1, found {fraction_train} "
-                f"and {min_nodes}"
+                f"fraction_train must lie in (0, 1] and min_nodes be at least 1, found {fraction_train} and {min_nodes}"
             )
         self.fraction_train, self.min_nodes, self.seed = fraction_train, min_nodes, seed
         self.node_timeout = node_timeout
@@ -47,23 +46,25 @@ class StreamingFedAvg(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """The weighted means of weights and metrics; (None, None) without a single reply."""
-        total, weight = np.zeros(0), 0
-        metrics: dict[str, float] = {}
+        """The weighted means of weights and of each metric, over who sent it; (None, None) without a reply."""
+        total, weight = np.zeros(1), 0
+        sums: dict[str, float] = {}
+        weights: dict[str, int] = {}
         for reply in replies:
-            numbers = reply.content[METRICS]
-            examples = numbers[EXAMPLES]
-            theta = reply.content[ARRAYS][THETA].numpy().astype(np.float64)
+            metrics = metrics_of(reply.content)
+            examples = int(metrics.pop(EXAMPLES))
+            theta = records(reply.content, ArrayRecord)[ARRAYS][THETA].numpy().astype(np.float64)
             theta *= examples
-            total = total + theta if weight == 0 else np.add(total, theta, out=total)
+            total = np.add(total, theta, out=total if weight else theta)
             weight += examples
-            for name, value in numbers.items():
-                metrics[name] = metrics.get(name, 0.0) + examples * value
+            for name, value in metrics.items():
+                sums[name] = sums.get(name, 0.0) + examples * value
+                weights[name] = weights.get(name, 0) + examples
         if weight == 0:
             return None, None
         mean = (total / weight).astype(np.float32)
-        means = {name: value / weight for name, value in metrics.items() if name != EXAMPLES}
-        return ArrayRecord({THETA: Array(mean)}), MetricRecord(means)
+        means = MetricRecord({name: sums[name] / weights[name] for name in sums})
+        return ArrayRecord({THETA: Array(mean)}), means
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

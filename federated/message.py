@@ -6,10 +6,11 @@ round and the digest of the bundle, and, towards the server, one MetricRecord "m
 names are those that Flower's own strategies look for.
 """
 
-import io
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +23,15 @@ THETA, ROUND, DIGEST, EXAMPLES = "theta", "server-round", "bundle-digest", "num-
 MAX_PARAMETERS = 1 << 26  # 256 MiB of float32
 MAX_EXAMPLES = 1 << 53  # counts beyond are not exact in float64
 _NPY_HEADER_BYTES = 4096  # numpy's own is 128 for a flat array
-_DTYPES = {"float32": np.dtype("<f4"), "float64": np.dtype("<f8")}
+_NPY_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00(?P<length>..)"
+    rb"\{'descr': '(?P<descr><f[48])', 'fortran_order': False, 'shape': \((?P<size>\d{1,20}),\), \} *\n",
+    re.DOTALL,
+)
+_DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float64": np.dtype("<f8")}
 
 Float = npt.NDArray[np.float32]
+Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ def unpack(
     weights, which Flower's FedAdam and QFedAvg give out, are cast to float32; nothing else is cast. Raises
     FederationError, which says what is wrong.
     """
-    config = _record(content, CONFIG, ConfigRecord)
+    config = records(content, ConfigRecord).get(CONFIG, ConfigRecord())
     if (digest := config.get(DIGEST)) != bundle_digest:
         raise FederationError(
             f"weights of another model: expected bundle {bundle_digest[:12]}, found {str(digest)[:12]}; "
@@ -78,13 +85,34 @@ def unpack(
     found = config.get(ROUND)
     if not isinstance(found, int) or found < 0 or (round_number is not None and found != round_number):
         raise FederationError(f"{ROUND}: expected {round_number or 'a count'}, found {found!r}")
-    arrays = _record(content, ARRAYS, ArrayRecord)
-    if len(content.array_records) != 1 or set(arrays) != {THETA}:
-        names = sorted(f"{r}.{a}" for r, arrays in content.array_records.items() for a in arrays)
+    arrays = records(content, ArrayRecord)
+    names = sorted(f"{record}.{array}" for record in arrays for array in arrays[record])
+    if names != [f"{ARRAYS}.{THETA}"]:
         raise FederationError(f"expected one array {ARRAYS}.{THETA}, found {names}")
-    theta = flat_array(arrays[THETA], size)
-    metrics = _metrics(_record(content, METRICS, MetricRecord)) if reply else {}
-    return Update(theta, found, metrics)
+    theta = flat_array(arrays[ARRAYS][THETA], size)
+    return Update(theta, found, metrics_of(content) if reply else {})
+
+
+def records(content: RecordDict, kind: type[Record]) -> dict[str, Record]:
+    """The records of one kind by name.
+
+    Not content.array_records and its like: each of those is a reference cycle, which keeps the arrays of a
+    reply in memory until the garbage collector comes by.
+    """
+    return {name: record for name, record in content.items() if isinstance(record, kind)}
+
+
+def metrics_of(content: RecordDict) -> dict[str, float]:
+    """The metrics of a client's reply, finite all of them; FederationError otherwise."""
+    record = records(content, MetricRecord).get(METRICS, MetricRecord())
+    examples = record.get(EXAMPLES)
+    if not isinstance(examples, int) or not 1 <= examples <= MAX_EXAMPLES:
+        raise FederationError(f"{EXAMPLES}: expected a count of at least 1, found {examples!r}")
+    metrics = {name: value for name, value in record.items() if isinstance(value, int | float)}
+    for name in record:
+        if not math.isfinite(metrics.get(name, math.nan)):
+            raise FederationError(f"metric {name!r}: expected a finite number, found {record[name]!r}")
+    return metrics
 
 
 def flat_array(array: Array, size: int) -> Float:
@@ -105,32 +133,16 @@ def flat_array(array: Array, size: int) -> Float:
     return theta
 
 
-def _npy(data: bytes, dtype: np.dtype, size: int) -> npt.NDArray:
-    """The .npy bytes as a view; np.load would first allocate whatever shape the header claims."""
-    stream = io.BytesIO(data)
-    try:
-        if np.lib.format.read_magic(stream) != (1, 0):
-            raise ValueError("not .npy version 1.0")
-        header = np.lib.format.read_array_header_1_0(stream)
-    except ValueError as error:
-        raise FederationError(f"theta: damaged array: {error}") from None
-    if header != ((size,), False, dtype) or len(data) - stream.tell() != size * dtype.itemsize:
-        raise FederationError(f"theta: damaged array: expected {dtype}[{size}], found header {header}")
-    return np.frombuffer(data, dtype, offset=stream.tell())
+def _npy(data: bytes, dtype: np.dtype[Any], size: int) -> npt.NDArray[Any]:
+    """The .npy bytes (NEP 1) as a view.
 
-
-def _metrics(record: MetricRecord) -> dict[str, float]:
-    examples = record.get(EXAMPLES)
-    if not isinstance(examples, int) or not 1 <= examples <= MAX_EXAMPLES:
-        raise FederationError(f"{EXAMPLES}: expected a count of at least 1, found {examples!r}")
-    for name, value in record.items():
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            raise FederationError(f"metric {name!r}: expected a finite number, found {value!r}")
-    return {name: value for name, value in record.items() if isinstance(value, int | float)}
-
-
-def _record(content: RecordDict, name: str, kind: type) -> ArrayRecord | ConfigRecord | MetricRecord:
-    record = content.get(name)
-    if not isinstance(record, kind):
-        raise FederationError(f"expected a {kind.__name__} {name!r}, found records {sorted(content)}")
-    return record
+    Not np.load: it evaluates the header as a literal and allocates whatever shape that claims.
+    """
+    header = _NPY_HEADER.match(data)
+    if header is None:
+        raise FederationError(f"theta: damaged array: {data[:16]!r}... is no .npy file of one flat array")
+    claim = f"{header['descr'].decode()}[{header['size'].decode()}]"
+    start = 10 + int.from_bytes(header["length"], "little")
+    if claim != f"{dtype.str}[{size}]" or (header.end(), len(data)) != (start, start + dtype.itemsize * size):
+        raise FederationError(f"theta: damaged array: expected {dtype.str}[{size}], found {claim} in {len(data)} bytes")
+    return np.frombuffer(data, dtype, offset=start)

@@ -92,6 +92,7 @@ class _Round:
                 f"are needed ({reasons}); the weights of round {self.number - 1} stand"
             )
         record = {
+            **(metrics or {}),  # first: no client's metric may pass for what the server counted
             "round": self.number,
             "clients": self.clients,
             "failures": self.failures,
@@ -99,7 +100,6 @@ class _Round:
             "bytes_down": self.bytes_down,
             "bytes_up": self.bytes_up,
             "seconds": time.monotonic() - began,
-            **(metrics or {}),
         }
         return flat_array(aggregate[THETA], self.size), record
 
@@ -127,8 +127,14 @@ class _Round:
 
     def _push(self, messages: list[Message]) -> dict[str, str]:
         """Send; returns the node by the message's id."""
-        sent = {}
-        for message, name in zip(messages, self.grid.push_messages(messages), strict=True):
+        sent: dict[str, str] = {}
+        names = list(self.grid.push_messages(messages))
+        if len(names) != len(messages):  # how Flower says "payload too large"
+            raise FederationError(
+                f"round {self.number}: the SuperLink took {len(names)} of {len(messages)} messages; "
+                "ask fewer nodes at once (fraction_train) or raise its payload limit"
+            )
+        for message, name in zip(messages, names, strict=True):
             node = str(message.metadata.dst_node_id)
             if name:
                 self.bytes_down += wire_bytes(message.content)

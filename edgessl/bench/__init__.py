@@ -2,7 +2,7 @@
 
     result = load_bench("step")(encoders=["ds_cnn_s"])
 
-To add one: a module with a function that returns {"bench", "machine", "versions", "settings", "rows"}, and one line here.
+To add one: a function that returns {"bench", "machine", "versions", "settings", "rows"}, and one line here.
 """
 
 from __future__ import annotations

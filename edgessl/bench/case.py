@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -52,8 +51,8 @@ def build_step(encoder: str, objective: str) -> TrainStep:
     )
 
 
-def prepare(folder: Path, encoder: str, objective: str, batch_size: int) -> str | None:
-    """Write case.json, tensors.safetensors and train.onnx into `folder`; the error text if the step has no ONNX form.
+def prepare(folder: Path, encoder: str, objective: str, batch_size: int) -> TrainStep:
+    """Write case.json and tensors.safetensors into `folder`; returns the step they start.
 
     tensors: `state.<slot>`, `batch` (BATCHES, N, *shape) and `noise` (BATCHES, N, width), float32.
     case.json: encoder, objective, hyper, and `losses` of the first CHECKED_STEPS steps by `TrainStep`.
@@ -67,19 +66,19 @@ def prepare(folder: Path, encoder: str, objective: str, batch_size: int) -> str 
 
     losses = []
     for t in range(CHECKED_STEPS):
-        state, metrics = step(
-            state, torch.from_numpy(batch[t]), torch.from_numpy(noise[t]), hyper_tensors(step.hyper)
-        )
+        x, u = torch.from_numpy(batch[t]), torch.from_numpy(noise[t])
+        state, metrics = step(state, x, u, hyper_tensors(step.hyper))
         losses.append(float(metrics["loss"]))
-    case: dict[str, Any] = {
-        "encoder": encoder,
-        "objective": objective,
-        "hyper": step.hyper,
-        "losses": losses,
-    }
+    case = {"encoder": encoder, "objective": objective, "hyper": step.hyper, "losses": losses}
     (folder / "case.json").write_text(json.dumps(case))
+    return step
+
+
+def export(folder: Path, step: TrainStep, batch_size: int) -> str | None:
+    """Write train.onnx into `folder`; returns the reason if the step has no ONNX form."""
+    shape = step.views.pipeline.shape
     try:
-        model = trace_step(step, (batch_size, *spec.shape))
+        model = trace_step(step, (batch_size, *shape))
     except ExportError as error:
         return str(error)
     (folder / "train.onnx").write_bytes(model.SerializeToString())

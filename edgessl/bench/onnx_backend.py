@@ -13,18 +13,12 @@ from edgessl.device.runtime import SessionProfile
 from edgessl.device.tensors import Array
 
 
-def build(
-    case: Mapping[str, Any], arrays: Mapping[str, Array], folder: Path, threads: int
-) -> Callable[[int], float]:
+def build(case: Mapping[str, Any], arrays: Mapping[str, Array], folder: Path, threads: int) -> Callable[[int], float]:
     """The function that does training step number `t` and returns its loss, as `edgessl.device` runs it."""
     session = SessionProfile(threads=threads).session((folder / "train.onnx").read_bytes(), "train.onnx")
     outputs = [node.name for node in session.get_outputs()]
     batches, noises = arrays["batch"], arrays["noise"]
-    state = {
-        name.removeprefix("state."): _value(array)
-        for name, array in arrays.items()
-        if name.startswith("state.")
-    }
+    state = {name.removeprefix("state."): _value(array) for name, array in arrays.items() if name.startswith("state.")}
     hyper = {f"hyper.{name}": _value(np.array(value, np.float32)) for name, value in case["hyper"].items()}
 
     def step(t: int) -> float:

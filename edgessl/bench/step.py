@@ -1,11 +1,12 @@
 """How long one training step takes: stock onnxruntime, torch and torch.compile, each in a process of its own.
 
-Backends that share a process disturb each other (thread pools that spin, allocators), so each gets a worker; all of them
-stay alive and take turns, so that a change of the machine's pace hits all alike.
+Backends that share a process disturb each other (thread pools that spin, allocators), so each gets a worker. All
+workers stay alive and take turns, so that a change of the machine's pace hits all alike.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -25,6 +26,10 @@ NEEDED = {
 }
 OBJECTIVES = ("vicreg", "simclr")  # those with a hand-written torch baseline
 TIMEOUT_S = 600.0
+UNMEASURED = (
+    *("median_ms", "min_ms", "ratio_to_torch", "peak_rss_mb", "import_s", "setup_s", "first_step_s", "compile_s"),
+    *("loads_torch", "error"),
+)
 
 Row = dict[str, Any]
 
@@ -53,25 +58,29 @@ def run(
         progress: told in a line what is being done.
 
     Returns:
-        {"bench", "machine", "versions", "settings", "rows"}. A row: encoder, objective, backend, threads; `median_ms`
-        (median over turns of the turn's median), `min_ms`, `steps` (timed), `ratio_to_torch` (of the medians),
-        `peak_rss_mb`, `import_s`, `setup_s` (session or modules), `first_step_s`, `compile_s` (the first step of
-        torch_compile), `loads_torch`, `installed_mb` (1e6 bytes on disk, requirements included), `error`. Where `error` is
-        a text, what could not be measured is None.
+        {"bench", "machine", "versions", "settings", "load_before", "warnings", "rows"}; `load_before` is the load
+        average before the run (None where the system has none), `warnings` are texts. A row: encoder, objective,
+        backend, threads; `median_ms` (of the turns' medians `turns_ms`), `min_ms`, `steps` (timed), `ratio_to_torch`
+        (of the medians), `peak_rss_mb`, `import_s`, `setup_s` (session or modules), `first_step_s`, `compile_s` (the
+        first step of torch_compile), `loads_torch`, `installed_mb` (1e6 bytes on disk, requirements included),
+        `error`. Where `error` is a text, what could not be measured is None.
 
     Raises:
         ConfigError: an unknown name, or a number that is not positive.
     """
     _check(encoders, objective, threads, backends, batch_size, turns, turn_seconds)
-    from edgessl.bench.case import input_of, prepare  # torch and onnx, from here on
+    from edgessl.bench.case import export, input_of, prepare  # torch and onnx, from here on
 
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     sizes = {name: round(installed_mb(NEEDED[name]), 1) for name in backends}
     shapes = {name: list(input_of(name).shape) for name in encoders}
     rows: list[Row] = []
     for encoder in encoders:
         with TemporaryDirectory(prefix="edgessl-bench-") as folder:
             progress(f"{encoder}: tracing the step")
-            unexportable = prepare(Path(folder), encoder, objective, batch_size)
+            step, unexportable = prepare(Path(folder), encoder, objective, batch_size), None
+            if "onnxruntime" in backends:
+                unexportable = export(Path(folder), step, batch_size)
             for count in threads:
                 found = _take_turns(Path(folder), count, backends, turns, turn_seconds, progress)
                 for backend, row in found.items():
@@ -95,8 +104,19 @@ def run(
             "optimizer": "sgd",
             "input_shapes": shapes,
         },
+        "load_before": None if load is None else round(load, 2),
+        "warnings": _warnings(load, max(threads)),
         "rows": rows,
     }
+
+
+def _warnings(load: float | None, threads: int) -> list[str]:
+    cores = machine()["cores"]
+    if load is not None and load + threads > cores + 0.5:
+        return [
+            f"load {load:.1f} on {cores} cores before the run: with {threads} threads, backends wait for other programs"
+        ]
+    return []
 
 
 def _take_turns(
@@ -149,6 +169,7 @@ def _take_turns(
 def _add_turn(row: Row, medians: list[float], answer: dict[str, Any]) -> None:
     times = answer["ms"]
     medians.append(statistics.median(times))
+    row["turns_ms"] = [round(median, 3) for median in medians]
     row["median_ms"] = round(statistics.median(medians), 3)
     row["min_ms"] = round(min(times) if row["min_ms"] is None else min(row["min_ms"], *times), 3)
     row["steps"] += len(times)
@@ -156,9 +177,7 @@ def _add_turn(row: Row, medians: list[float], answer: dict[str, Any]) -> None:
 
 
 def _empty_row() -> Row:
-    unmeasured = ("median_ms", "min_ms", "ratio_to_torch", "peak_rss_mb", "import_s", "setup_s")
-    unmeasured += ("first_step_s", "compile_s", "loads_torch", "error")
-    return {**dict.fromkeys(unmeasured), "steps": 0}
+    return {**dict.fromkeys(UNMEASURED), "turns_ms": [], "steps": 0}
 
 
 def _check(

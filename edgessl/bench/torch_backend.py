@@ -18,9 +18,7 @@ from edgessl.errors import ConfigError
 from edgessl.objectives.functional import nt_xent_loss, vicreg_loss
 
 
-def build(
-    case: Mapping[str, Any], arrays: Mapping[str, Array], threads: int, compiled: bool
-) -> Callable[[int], float]:
+def build(case: Mapping[str, Any], arrays: Mapping[str, Array], threads: int, compiled: bool) -> Callable[[int], float]:
     """The function that does training step number `t` and returns its loss.
 
     Raises:
@@ -49,7 +47,7 @@ def build(
         i = t % len(batches)
         optimizer.zero_grad()
         loss = loss_of(batches[i], noises[i])
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, case["hyper"]["clip_norm"])
         optimizer.step()
         return loss.item()

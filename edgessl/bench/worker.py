@@ -1,8 +1,8 @@
 """One backend of the step bench in a process of its own: `python -m edgessl.bench.worker`.
 
 JSON lines. The first line on stdin is the job `{"backend", "folder", "threads"}`; the answer says what it took to get
-ready. Each further line `{"seconds": s}` asks for steps during `s` seconds; the answer is `{"ms": [...], "peak_rss_mb"}`.
-Any answer may be `{"error": text}`, after which the process ends. End of input ends it too.
+ready. Each further line `{"seconds": s}` asks for steps during `s` seconds; the answer is `{"ms", "peak_rss_mb"}`. Any
+answer may be `{"error": text}`, after which the process ends. End of input ends it too.
 """
 
 from __future__ import annotations

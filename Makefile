@@ -1,0 +1,54 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+WORKERS ?= 2
+
+export FLWR_TELEMETRY_ENABLED := 0
+export FLWR_DISABLE_UPDATE_CHECK := 1
+
+.PHONY: help demo test test-slow test-deploy test-gpu bench lint format clean
+
+help:  ## what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("edgessl needs Python 3.11 or newer; found " + sys.version.split()[0] + ". Try: make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,export,federated,dev]'
+	@touch $(READY)
+
+demo: $(READY)  ## set up, then pretrain, export, adapt, federate; report in runs/demo
+	$(BIN)/edgessl demo --out runs/demo
+
+test: $(READY)  ## set up, then the default tests
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+test-slow: $(READY)  ## every encoder x objective x optimizer through the parity gate, and other minutes-long tests
+	$(BIN)/python -m pytest -n $(WORKERS) --dist load -m slow
+
+test-deploy: $(READY)  ## real Flower servers and nodes on loopback
+	$(BIN)/python -m pytest -m deploy
+
+test-gpu: $(READY)  ## what needs a CUDA GPU
+	$(BIN)/python -m pytest -m gpu
+
+bench: $(READY)  ## one training step: onnxruntime beside torch eager and torch.compile
+	@mkdir -p runs/bench
+	$(BIN)/edgessl bench step --json > runs/bench/step.json
+	@echo "figures in runs/bench/step.json"
+
+lint: $(READY)  ## ruff, mypy, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)  ## rewrite the code in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove the environment, caches and runs
+	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,5 @@
+"""`python -m edgessl`."""
+
+from edgessl.cli import main
+
+main()

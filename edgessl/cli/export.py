@@ -1,0 +1,130 @@
+"""`edgessl export`: a checkpoint becomes a verified bundle."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgessl.cli.console import Stages, console, duration, print_json, show_facts, show_grid, show_members, size
+from edgessl.cli.group import examples
+from edgessl.cli.options import count, data_options, json_flag, key_values, numbers, open_data
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from edgessl.device import Bundle
+
+CALIBRATION_SAMPLES = 512  # at most, evenly spaced over the data
+
+
+@click.command(
+    epilog=examples(
+        "edgessl export runs/digits/checkpoint.safetensors --calibrate digits",
+        "edgessl export checkpoint.safetensors -o sensor.edgessl --calibrate new.csv --data window=128",
+        "edgessl export checkpoint.safetensors --no-int8 --batch-size 16 --set lr=0.0003",
+    )
+)
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Bundle to write.  [default: beside the checkpoint]")
+@click.option("--calibrate", metavar="DATA", help="Unlabelled samples typical of the device, for the int8 encoder.")
+@data_options
+@click.option("--no-int8", is_flag=True, help="Leave the int8 encoder out.")
+@count("--batch-size", 32, "Samples per step on the device.", least=2)
+@key_values("--set", "hyper", "A hyperparameter a device starts from, such as lr=0.001.", numbers)
+@json_flag
+def export(
+    checkpoint: Path,
+    out: Path | None,
+    calibrate: str | None,
+    data_options: dict[str, Any],
+    no_int8: bool,
+    batch_size: int,
+    hyper: dict[str, float],
+    as_json: bool,
+) -> None:
+    """Turn CHECKPOINT into a bundle that runs and learns on a device.
+
+    A bundle needs numpy and onnxruntime, no torch: the encoder and the whole training step (augmentations,
+    backward pass, optimizer) are traced into standard ONNX. Then comes the parity gate: the graphs, run by
+    onnxruntime, must agree with torch, or nothing is written. Its figures are printed and kept in the bundle.
+    """
+    if (calibrate is None) != no_int8:
+        raise click.UsageError(
+            "--calibrate and --no-int8 exclude each other."
+            if no_int8
+            else "the int8 encoder needs --calibrate DATA (unlabelled samples, a few hundred will do); "
+            "--no-int8 leaves it out."
+        )
+    out = out or _beside(checkpoint)
+    began = time.monotonic()
+    with Stages() as stages:
+        stages.update("loading")
+        from edgessl.checkpoint import Checkpoint  # torch, from here on
+
+        loaded = Checkpoint.load(checkpoint)
+        samples = None if calibrate is None else _samples(calibrate, data_options)
+        from export import export_bundle, trace_graphs
+
+        # the device's format wants theta first; a file holds its tensors by name
+        loaded = loaded.with_state({"theta": loaded.state["theta"], **loaded.state})
+        stages.update("tracing encoder and training step")
+        graphs = trace_graphs(loaded.train_step(), batch_size)
+        stages.update("parity gate against torch" if no_int8 else "int8, parity gate against torch")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        bundle = export_bundle(loaded, out, calibration=samples, hyper=hyper, graphs=graphs)
+    if as_json:
+        print_json(_result(bundle, out, time.monotonic() - began))
+        return
+    show = console()
+    _show_parity(show, bundle.manifest.parity)
+    show_members(show, bundle.manifest.members)
+    show_facts(
+        show,
+        [
+            ("written", f"{out} ({size(out.stat().st_size)}) in {duration(time.monotonic() - began)}"),
+            ("next", f"edgessl stream {out} {calibrate or 'DATA'} --state runs/device"),
+        ],
+    )
+
+
+def _show_parity(show: Console, parity: Mapping[str, Any]) -> None:
+    """What the gate measured, in words and figures."""
+    rows = []
+    if train := parity.get("train"):
+        slot = max(train["slots"], key=train["slots"].get)
+        rows.append((f"training step, {train['steps']} steps on", f"{train['slots'][slot]:.1e}", f"worst slot: {slot}"))
+    if "encoder" in parity:
+        rows.append(("encoder", f"{parity['encoder']:.1e}", "relative error of the embeddings"))
+    if int8 := parity.get("encoder_int8"):
+        rows.append(("int8 encoder", f"{int8['cosine_mean']:.4f}", f"cosine to float (least {int8['cosine_min']:.4f})"))
+        rows.append(("", f"{int8['neighbor_overlap']:.2f}", "share of nearest neighbours kept"))
+    show_grid(show, ("onnxruntime against torch", "figure", "which is"), rows, left=["which is"])
+
+
+def _result(bundle: Bundle, out: Path, seconds: float) -> dict[str, Any]:
+    return {
+        "bundle": str(out),
+        "digest": bundle.digest,
+        "parity": dict(bundle.manifest.parity),
+        "members": {name: member.bytes for name, member in bundle.manifest.members.items()},
+        "bytes": out.stat().st_size,
+        "seconds": round(seconds, 3),
+    }
+
+
+def _beside(checkpoint: Path) -> Path:
+    """`runs/digits/checkpoint.safetensors` gives `runs/digits/digits.edgessl`; other names keep their stem."""
+    folder = checkpoint.resolve().parent.name
+    return checkpoint.with_name(f"{folder if checkpoint.stem == 'checkpoint' and folder else checkpoint.stem}.edgessl")
+
+
+def _samples(spec: str, options: dict[str, Any]) -> Any:
+    import numpy as np
+
+    source = open_data(spec, options)
+    n = len(source)
+    return source.take(np.unique(np.linspace(0, n - 1, min(n, CALIBRATION_SAMPLES)).round().astype(np.int64)))

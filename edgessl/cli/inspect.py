@@ -1,0 +1,170 @@
+"""`edgessl inspect`: what a bundle or a checkpoint holds, verified; needs no torch."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgessl.cli.console import console, print_json, show_facts, show_members, size
+from edgessl.cli.group import examples
+from edgessl.cli.options import json_flag
+
+if TYPE_CHECKING:
+    from edgessl.device import Bundle
+
+_BLOCKS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
+_FORMAT = "edgessl-checkpoint-1"  # edgessl.checkpoint imports torch, which a look inside does not need
+_COLUMNS = ("loss", "grad_norm", "embedding_std", "effective_rank")
+
+
+@click.command(
+    epilog=examples(
+        "edgessl inspect runs/digits/digits.edgessl",
+        "edgessl inspect runs/digits/checkpoint.safetensors",
+        "edgessl inspect model.edgessl --json | jq .manifest.hyper",
+    )
+)
+@click.argument("path", metavar="BUNDLE|CHECKPOINT", type=click.Path(path_type=Path))
+@json_flag
+def inspect(path: Path, as_json: bool) -> None:
+    """Show what a bundle or a checkpoint holds.
+
+    A bundle is verified, as a device does it, before it is shown: size and SHA-256 of every member, graphs
+    that stand alone, a state without NaN. A checkpoint is read without executing anything. Needs no torch.
+    """
+    if path.is_dir() or _is_zip(path):
+        from edgessl.device import Bundle
+
+        bundle = Bundle.open(path)
+        if as_json:
+            manifest = json.loads(bundle.manifest.to_bytes())
+            print_json({"kind": "bundle", "path": str(path), "digest": bundle.digest, "manifest": manifest})
+        else:
+            _show_bundle(path, bundle)
+    else:
+        checkpoint = _read_checkpoint(path)
+        if as_json:
+            print_json({"kind": "checkpoint", "path": str(path), **checkpoint})
+        else:
+            _show_checkpoint(path, checkpoint)
+
+
+def _is_zip(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(2) == b"PK"
+
+
+def _show_bundle(path: Path, bundle: Bundle) -> None:
+    m, show = bundle.manifest, console()
+    total = sum(member.bytes for member in m.members.values())
+    kinds: dict[str, int] = {}
+    for entry in m.parameters:
+        kinds[entry.kind] = kinds.get(entry.kind, 0) + entry.size
+    show.print(f"\N{CHECK MARK} {path}", style="bold green", soft_wrap=True)
+    rows = [
+        ("bundle", f"{plain(m.name)}: {len(m.members)} members, {size(total)}, every SHA-256 as stated"),
+        ("digest", bundle.digest),
+        ("input", _input(m.input.to_json())),
+        ("embedding", f"{m.embedding_dim} numbers"),
+        ("encoder", _component(m.encoder.to_json())),
+        ("objective", _component(m.objective.to_json())),
+        ("optimizer", _component(m.optimizer.to_json())),
+        ("views", plain(" > ".join(v.name for v in m.views)) or "none"),
+        ("parameters", f"{m.theta_size:,} ({', '.join(f'{n:,} {kind}' for kind, n in kinds.items())})"),
+        ("step", f"{m.batch_size} samples, {m.noise_shape[1]} random numbers for each"),
+        ("slots", _slots({s.name: s.shape for s in m.slots})),
+        ("hyper", _pairs(m.hyper)),
+        ("graphs", f"{', '.join(m.graphs)}; opset {m.opset}"),
+        ("parity", _pairs(dict(_flat(m.parity)))),
+        ("provenance", _pairs(m.provenance)),
+    ]
+    show_facts(show, rows)
+    show_members(show, m.members)
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    """Recipe, input, step, slots and history of a checkpoint file; DataError unless it is one."""
+    from edgessl.device import tensors
+    from edgessl.errors import DataError, FormatError
+
+    try:
+        arrays, metadata = tensors.loads(path.read_bytes())
+        if metadata.get("format") != _FORMAT:
+            raise FormatError(f"format {metadata.get('format')!r}, expected {_FORMAT!r}")
+        documents = {key: json.loads(metadata[key]) for key in ("recipe", "input", "provenance")}
+        history = arrays.pop("history").reshape(-1, 1 + len(_COLUMNS))
+        slots = {name.removeprefix("slot."): list(value.shape) for name, value in sorted(arrays.items())}
+        parameters = int(arrays["slot.theta"].size)
+        columns = {name: history[:, i].tolist() for i, name in enumerate(("step", *_COLUMNS))}
+        step = int(metadata["step"])
+    except (FormatError, KeyError, ValueError) as error:
+        raise DataError(f"{path}: neither a bundle nor an edgessl checkpoint ({error})") from None
+    return {**documents, "step": step, "parameters": parameters, "slots": slots, "history": columns}
+
+
+def _show_checkpoint(path: Path, found: dict[str, Any]) -> None:
+    recipe, history, show = found["recipe"], found["history"], console()
+    show.print(f"\N{CHECK MARK} {path}", style="bold green", soft_wrap=True)
+    rows = [
+        ("checkpoint", f"step {found['step']:,}, {size(path.stat().st_size)}"),
+        ("input", _input(found["input"])),
+        ("encoder", _component(recipe["encoder"])),
+        ("objective", _component(recipe["objective"])),
+        ("recipe", _pairs({k: v for k, v in recipe.items() if k not in ("encoder", "objective", "views")})),
+        ("parameters", f"{found['parameters']:,}"),
+        ("slots", _slots(found["slots"])),
+        ("provenance", _pairs(found["provenance"])),
+    ]
+    curves = [(name, f"{sparkline(history[name])}  {history[name][-1]:.3g}") for name in _COLUMNS if history["step"]]
+    show_facts(show, [*rows, *curves])
+
+
+def sparkline(values: list[float], width: int = 48) -> str:
+    """Values as a line of blocks, scaled to their own range; a dot where one is not finite."""
+    if len(values) > width:
+        edges = [len(values) * i // width for i in range(width + 1)]
+        values = [fmean(values[a:b]) for a, b in pairwise(edges)]
+    finite = [v for v in values if math.isfinite(v)]
+    low, high = (min(finite), max(finite)) if finite else (0.0, 0.0)
+    scale = (len(_BLOCKS) - 1) / (high - low) if high > low else 0.0
+    return "".join(_BLOCKS[round((v - low) * scale)] if math.isfinite(v) else "." for v in values)
+
+
+def plain(value: Any) -> str:
+    """A value from a file as text that cannot move the cursor."""
+    text = f"{value:.6g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{plain(key)} {plain(value)}" for key, value in values.items()) or "none"
+
+
+def _component(part: Mapping[str, Any]) -> str:
+    options = _pairs(part["options"]) if part["options"] else ""
+    return f"{plain(part['name'])} ({options})" if options else plain(part["name"])
+
+
+def _slots(slots: Mapping[str, Any]) -> str:
+    return ", ".join(f"{plain(name)} {list(shape)}" for name, shape in slots.items())
+
+
+def _input(spec: Mapping[str, Any]) -> str:
+    mean, std = (" ".join(f"{v:.3g}" for v in spec[key]) for key in ("mean", "std"))
+    shape = "x".join(map(str, spec["shape"]))
+    return f"{spec['kind']} {shape}, {plain(spec['units'])}; mean {mean}, std {std}"

@@ -1,0 +1,55 @@
+"""Federations of learners through Flower: weights travel, data stays.
+
+Names load on first use: importing flwr takes about a second.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from federated.client import Learners, catch_up, make_client_app, train_round
+    from federated.deploy import run_loopback
+    from federated.fedavg import StreamingFedAvg
+    from federated.local import LocalGrid, federate_in_process, run_local
+    from federated.message import Update, pack, unpack
+    from federated.result import FederationResult
+    from federated.server import make_server_app
+
+_HOME = {
+    "FederationResult": "result",
+    "Learners": "client",
+    "LocalGrid": "local",
+    "StreamingFedAvg": "fedavg",
+    "Update": "message",
+    "catch_up": "client",
+    "federate_in_process": "local",
+    "make_client_app": "client",
+    "make_server_app": "server",
+    "pack": "message",
+    "run_local": "local",
+    "run_loopback": "deploy",
+    "train_round": "client",
+    "unpack": "message",
+}
+__all__ = [
+    "FederationResult",
+    "Learners",
+    "LocalGrid",
+    "StreamingFedAvg",
+    "Update",
+    "catch_up",
+    "federate_in_process",
+    "make_client_app",
+    "make_server_app",
+    "pack",
+    "run_local",
+    "run_loopback",
+    "train_round",
+    "unpack",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'federated' has no attribute {name!r}")
+    return getattr(import_module(f"federated.{_HOME[name]}"), name)
