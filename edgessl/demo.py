@@ -45,18 +45,19 @@ ROUNDS = 4
 LOCAL_STEPS = 15
 
 PROTOCOL = {
-    "Data": "scikit-learn's 1,797 handwritten digits at 16 x 16 pixels; the first 1,200 to learn from, the last 597, by "
-    "other writers, to test on.",
-    "Judge": "20 nearest neighbours in the embedding, cosine-weighted: labelled training images are the bank, test images "
-    "the queries, both of the domain named. Labels are used for nothing else.",
+    "Data": "scikit-learn's 1,797 handwritten digits at 16 x 16 pixels: the first 1,200 to learn from, the last 597, "
+    "by other writers, to test on.",
+    "Judge": "20 nearest neighbours in the embedding, cosine-weighted. Labelled training images are the bank, test "
+    "images the queries, both of the domain named. Labels are used for nothing else.",
     "Pretraining": f"SimCLR with AdamW on a depthwise-separable CNN (ds_cnn_s), {EPOCHS} epochs, no labels.",
-    "Drift": "The camera was knocked and the light went: images turned by 35 degrees, then Gaussian noise of 0.3 full scale.",
-    "Adapting": f"The device sees {KNOWN} known and then 800 drifted images, once, in order, within {MEMORY_BYTES >> 10} "
-    f"KiB of replay memory, and takes {STEPS_PER_BATCH} steps of {BATCH} after every {BATCH} drifted ones: numpy and "
-    "onnxruntime only.",
-    "Federation": f"{CLIENTS} devices, each with mostly a few of the digits, all drifted, start from the factory weights. "
-    f"Federated: {ROUNDS} FedAvg rounds of {LOCAL_STEPS} local steps. Each on its own: the same {ROUNDS * LOCAL_STEPS} "
-    "steps without exchange.",
+    "Drift": "The camera was knocked and the light went: images turned by 35 degrees, then Gaussian noise of 0.3 of "
+    "full scale.",
+    "Adapting": f"The device sees {KNOWN} known and then 800 drifted images, once, in order, within "
+    f"{MEMORY_BYTES >> 10} KiB of replay memory, and takes {STEPS_PER_BATCH} steps of {BATCH} after every {BATCH} "
+    "drifted ones: numpy and onnxruntime only.",
+    "Federation": f"{CLIENTS} devices, each with mostly a few of the digits, all drifted, start from the factory "
+    f"weights. Federated: {ROUNDS} FedAvg rounds of {LOCAL_STEPS} local steps. Each on its own: the same "
+    f"{ROUNDS * LOCAL_STEPS} steps without exchange.",
 }
 
 

@@ -1,8 +1,9 @@
-"""Data-parallel training under `torchrun`: the joined batch's loss on every process, ONE all-reduce of the flat gradient.
+"""Data-parallel training under `torchrun`: the joined batch's loss on every process, ONE all-reduce of the flat
+gradient.
 
 Each process embeds its share of the batch; losses that couple samples see everybody's embeddings (`gather`), with
-gradients through one's own. The sum of the processes' gradients is then the joined batch's gradient, for every objective.
-Batch norm normalises with each process's own statistics and averages the running ones.
+gradients through one's own. The sum of the processes' gradients is then the joined batch's gradient, for every
+objective. Batch norm normalises with each process's own statistics and averages the running ones.
 """
 
 from __future__ import annotations

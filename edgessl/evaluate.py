@@ -38,7 +38,7 @@ def knn_predict(bank: Array, labels: Array, queries: Array, k: int = 20, tempera
         weights=lambda d: np.exp((1.0 - d) / temperature),
         n_jobs=1,
     )
-    return classifier.fit(bank, labels).predict(queries)  # type: ignore[no-any-return]
+    return classifier.fit(bank, labels).predict(queries)
 
 
 def knn_accuracy(

@@ -34,8 +34,8 @@ METRICS = ("loss", "grad_norm", "embedding_std", "effective_rank")
 class Gradient:
     """What the first half of a step hands to the second.
 
-    `direction` `(size,)` holds the gradient on the trained prefix, the batch statistics on the statistic entries and zero
-    on the fixed ones: one vector to all-reduce.
+    `direction` `(size,)` holds the gradient on the trained prefix, the batch statistics on the statistic entries and
+    zero on the fixed ones: one vector to all-reduce.
     """
 
     direction: Tensor

@@ -26,7 +26,7 @@ def tilt_in_low_light(images: Array, degrees: float = 35.0, noise: float = 0.3, 
 
     turned = ndimage.rotate(images, degrees, axes=(3, 2), reshape=False, order=1)
     rng = np.random.default_rng([seed, 71])
-    return (turned + noise * rng.standard_normal(turned.shape)).clip(0, 1).astype(np.float32)  # type: ignore[no-any-return]
+    return (turned + noise * rng.standard_normal(turned.shape)).clip(0, 1).astype(np.float32)
 
 
 def skewed_shards(labels: Array, clients: int, concentration: float = 0.3, seed: int = 0) -> list[Array]:

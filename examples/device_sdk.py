@@ -1,7 +1,7 @@
 """The embedded engineer's program: open a bundle, watch a stream, learn when there is time. numpy and onnxruntime only.
 
-    make demo                                                # writes runs/demo/digits.edgessl
-    python examples/device_sdk.py runs/demo/digits.edgessl   # random images stand in for a camera
+make demo                                                # writes runs/demo/digits.edgessl
+python examples/device_sdk.py runs/demo/digits.edgessl   # random images stand in for a camera
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
     python examples/wearable.py                      # needs har_phone_watch.npz; EDGESSL_DATA names its folder
     python examples/wearable.py --seeds 0 --out runs/wearable.json
 
-Phone windows of subjects 1-18 pretrain a 1-D CNN without labels; the exported device then sees watch windows of the same
-subjects in recorded order and learns with numpy and onnxruntime alone. Figures are balanced accuracies of 20 nearest
-neighbours on subjects 19-23; "phone bank" judges watch windows by labelled PHONE windows, the transfer proper.
+Phone windows of subjects 1-18 pretrain a 1-D CNN without labels; the exported device then sees watch windows of the
+same subjects in recorded order and learns with numpy and onnxruntime alone. Figures are balanced accuracies of 20
+nearest neighbours on subjects 19-23; "phone bank" judges watch windows by labelled PHONE windows, the transfer proper.
 """
 
 from __future__ import annotations

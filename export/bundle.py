@@ -1,4 +1,4 @@
-"""The bundle writer: a checkpoint becomes graphs, the graphs pass the parity gate, and only then is a bundle written."""
+"""The bundle writer: a checkpoint becomes graphs, the graphs pass the parity gate, and only then is it written."""
 
 from __future__ import annotations
 

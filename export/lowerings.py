@@ -7,6 +7,7 @@ depthwise-separable CNN on 1x28x28, model B a ResNet-8 on 3x32x32.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -35,7 +36,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
 def split_with_sizes(x: Tensor, sizes: list[int], dim: int = 0) -> list[Tensor]:
     """Slices instead of an ONNX sequence; `theta` is split into its tensors this way."""
     starts = np.cumsum([0, *sizes])
-    return [aten.slice.Tensor(x, dim, int(a), int(b)) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    return [aten.slice.Tensor(x, dim, int(a), int(b)) for a, b in itertools.pairwise(starts)]
 
 
 def convolution_backward(
@@ -53,8 +54,8 @@ def convolution_backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of a 1-D or 2-D convolution, as convolutions and GEMMs.
 
-    A convolution used as weight gradient (kernel as large as the map) takes five times its forward's time in MLAS; the GEMM
-    forms below took B from 169 to 136 ms and A from 18.7 to 14.1.
+    A convolution used as weight gradient (kernel as large as the map) takes five times its forward's time in MLAS;
+    the GEMM forms below took B from 169 to 136 ms and A from 18.7 to 14.1.
     """
     if transposed:
         raise ExportError("the step uses a transposed convolution, whose gradient has no lowering yet")
@@ -115,7 +116,7 @@ def _pointwise(grad: Tensor, x: Tensor) -> Tensor:
 
 
 def _separable_3x3(grad: Tensor, x: Tensor) -> Tensor:
-    """3x3, stride 1, padding 1: columns shifted in x, rows shifted in grad, one GEMM of 3Co x 3Ci (B: 169 -> 136 ms)."""
+    """3x3, stride 1, padding 1: columns shifted in x, rows in grad, one GEMM of 3Co x 3Ci (B: 169 -> 136 ms)."""
     n, c_in, height, width = x.shape
     c_out = grad.shape[1]
     columns = torch.cat([aten.constant_pad_nd(x, [1 - j, j - 1, 1, 1], 0.0) for j in range(3)], 1)
@@ -143,7 +144,8 @@ def _taps(grad: Tensor, x: Tensor, kernel: Pair, stride: Pair, padding: Pair, di
 
 
 def _depthwise_toeplitz(grad: Tensor, x: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
-    """Depthwise: per channel the GEMM of all column pairs, then a constant 0/1 matrix sums the diagonals that a tap needs
+    """Depthwise: per channel the GEMM of all column pairs, then a constant 0/1 matrix sums the diagonals that a tap
+    needs
     (A: 16.5 -> 14.1 ms)."""
     channels, (kh, kw) = x.shape[1], kernel
     n, out_h, out_w = grad.shape[0], grad.shape[2], grad.shape[3]
@@ -232,7 +234,7 @@ class GroupNormLowering:
 def _standardise(x: Tensor, n: int, c: int, hw: int, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     length = (c // groups) * hw
     unit = torch.ones(length, dtype=x.dtype)
-    return aten.native_layer_norm(x.reshape(n, groups, length), [length], unit, None, eps)  # type: ignore[no-any-return]
+    return aten.native_layer_norm(x.reshape(n, groups, length), [length], unit, None, eps)
 
 
 def _per_channel(per_group: Tensor, repeats: int) -> Tensor:
@@ -247,4 +249,4 @@ def _affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     rows = x if k == x.shape[1] else x.reshape(1, k, *x.shape[2:])
     zeros, ones = torch.zeros(k, dtype=x.dtype), torch.ones(k, dtype=x.dtype)
     out = aten._native_batch_norm_legit_no_training(rows, scale, shift, zeros, ones, 0.0, 0.0)[0]
-    return out.reshape(x.shape)  # type: ignore[no-any-return]
+    return out.reshape(x.shape)

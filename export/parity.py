@@ -1,7 +1,7 @@
-"""The parity gate: exported graphs, run by stock onnxruntime, against torch. No bundle is written that has not passed it.
+"""The parity gate: exported graphs, run by stock onnxruntime, against torch. What fails it is never written.
 
-Inputs are fresh random fields (smooth structure plus noise, in the input's own units), never the data the graphs were made
-with. The figures returned here go into the bundle's manifest.
+Inputs are fresh random fields (smooth structure plus noise, in the input's own units), never the data the graphs
+were made with. The figures returned here go into the bundle's manifest.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ def step_parity(
 ) -> dict[str, Any]:
     """Relative L2 error of every slot after `STEPS` consecutive steps from `state`, graph against torch.
 
-    A ReLU whose input lies within rounding of zero may open in one runtime and stay shut in the other; the gradient then
-    differs by a finite amount although both are right, as torch in float32 differs from torch in float64. Such a draw of
-    inputs says nothing about the graph, so up to `DRAWS` fresh draws are tried: a wrong graph fails them all. The gate
-    steps at a learning rate of at most `LEARNING_RATE`, where a step does not amplify rounding.
+    A ReLU whose input lies within rounding of zero may open in one runtime and stay shut in the other; the gradient
+    then differs by a finite amount although both are right, as torch in float32 differs from torch in float64. Such a
+    draw of inputs says nothing about the graph, so up to `DRAWS` fresh draws are tried: a wrong graph fails them all.
+    The gate steps at a learning rate of at most `LEARNING_RATE`, where a step does not amplify rounding.
 
     Returns:
         `slots`: the errors by slot of the draw that passed; `draws`: the worst slot's error of every draw tried.
@@ -84,8 +84,9 @@ def step_parity(
         if errors[slot] <= STEP_TOLERANCE:
             return {"slots": errors, "draws": worst, "steps": STEPS}
     raise ParityError(
-        f"training step: in {DRAWS} draws of random inputs no graph run stayed within {STEP_TOLERANCE:.0e} of torch after "
-        f"{STEPS} steps (relative errors {', '.join(f'{e:.1e}' for e in worst)}, last in slot {slot!r}). No bundle was written"
+        f"training step: in {DRAWS} draws of random inputs no run of the graph stayed within {STEP_TOLERANCE:.0e} of "
+        f"torch after {STEPS} steps (relative errors {', '.join(f'{e:.1e}' for e in worst)}, last in slot {slot!r}). "
+        "No bundle was written"
     )
 
 
@@ -132,7 +133,8 @@ def encoder_parity(
     error = relative_error(found, expected)
     if not error <= ENCODER_TOLERANCE:
         raise ParityError(
-            f"encoder: embeddings differ from torch by {error:.2e} (relative); at most {ENCODER_TOLERANCE:.0e} is allowed"
+            f"encoder: embeddings differ from torch by {error:.2e} (relative); at most {ENCODER_TOLERANCE:.0e} "
+            "is allowed"
         )
     return error
 
@@ -153,7 +155,8 @@ def int8_agreement(encoder: Encoder, model: onnx.ModelProto, samples: Array, nei
     cosine = (a * b).sum(1)
     if not cosine.mean() >= INT8_MIN_COSINE:
         raise ParityError(
-            f"int8 encoder: mean cosine similarity to the float encoder is {cosine.mean():.3f}; at least {INT8_MIN_COSINE} "
+            f"int8 encoder: mean cosine similarity to the float encoder is {cosine.mean():.3f}; at least "
+            f"{INT8_MIN_COSINE} "
             "is required. Calibrate with more, or more typical, samples, or export without int8"
         )
     k = min(neighbors, len(samples) - 1)

@@ -82,7 +82,7 @@ def _evaluate(node: onnx.NodeProto, feeds: dict[str, np.ndarray]) -> list[np.nda
     ]
     outputs = [helper.make_empty_tensor_value_info(name) for name in node.output]
     single = helper.make_graph([node], "fold", inputs, outputs)
-    return ReferenceEvaluator(single, opsets={"": 20}).run(None, feeds)  # type: ignore[no-any-return]
+    return [np.asarray(value) for value in ReferenceEvaluator(single, opsets={"": 20}).run(None, feeds)]
 
 
 def drop_no_ops(model: onnx.ModelProto) -> int:

@@ -1,7 +1,7 @@
 """int8 encoder for ONNX Runtime's CPU: QDQ, uint8 activations, int8 per-channel weights, int32 bias.
 
-Batch norms are folded into their convolutions first. Calibration uses unlabelled samples. This is the fast form on x64 and
-ARM; TensorRT needs another one (symmetric, fp32 bias), which no single file can be as well.
+Batch norms are folded into their convolutions first. Calibration uses unlabelled samples. This is the fast form on
+x64 and ARM; TensorRT needs another one (symmetric, fp32 bias), which no single file can be as well.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from export.trace import IR_VERSION, trace_frozen_encoder
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-class _Samples(CalibrationDataReader):  # type: ignore[misc]
+class _Samples(CalibrationDataReader):
     def __init__(self, samples: Array, batch_size: int) -> None:
         self._batches: Iterator[Array] = iter([samples[i : i + batch_size] for i in range(0, len(samples), batch_size)])
 

@@ -72,7 +72,7 @@ class _EncoderFromTheta(nn.Module):
 
     def forward(self, theta: Tensor, x: Tensor) -> Tensor:
         tensors = {name: theta[e.offset : e.offset + e.size].reshape(e.shape) for name, e in self._entries}
-        return functional_call(self.__dict__["_encoder"], tensors, (x,))  # type: ignore[no-any-return]
+        return functional_call(self.__dict__["_encoder"], tensors, (x,))
 
 
 def trace_encoder(encoder: Encoder, layout: ParameterLayout) -> onnx.ModelProto:
@@ -83,7 +83,7 @@ def trace_encoder(encoder: Encoder, layout: ParameterLayout) -> onnx.ModelProto:
 
 
 def trace_frozen_encoder(encoder: Encoder) -> onnx.ModelProto:
-    """The encoder (evaluation mode) with its weights inside, any batch size: `x -> embedding`. What int8 starts from."""
+    """The encoder (evaluation mode) with its weights inside, any batch size: `x -> embedding`."""
     return _to_onnx(encoder.eval(), (torch.rand(2, *encoder.input_shape),), ["x"], ["embedding"], dynamic_batch="x")
 
 

@@ -5,6 +5,7 @@ An objective is one small file: a frozen dataclass whose fields are its options,
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -80,7 +81,7 @@ def mlp(sizes: tuple[int, ...], norm: str) -> nn.Sequential:
     """Linear layers with norm and ReLU in between; no biases, whose gradients losses on centred or normalised
     embeddings leave at rounding noise, which Adam would turn into steps."""
     layers: list[nn.Module] = []
-    for n_in, n_out in zip(sizes[:-2], sizes[1:-1], strict=True):
+    for n_in, n_out in itertools.pairwise(sizes):
         layers += [
             nn.Linear(n_in, n_out, bias=False),
             BatchNorm(n_out) if norm == "batch" else nn.LayerNorm(n_out),

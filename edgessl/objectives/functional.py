@@ -68,8 +68,8 @@ def vicreg_loss(
 ) -> Tensor:
     """VICReg (Bardes et al. 2022, eq. 6) in the official code's form.
 
-    That is: unbiased variance (divisor N-1), hinge at 1, the variance term *averaged* over the two views (solo-learn and
-    cassle sum it: their variance weight counts double), the covariance term summed over them.
+    That is: unbiased variance (divisor N-1), hinge at 1, the variance term *averaged* over the two views (solo-learn
+    and cassle sum it: their variance weight counts double), the covariance term summed over them.
 
     Args:
         z_a, z_b: embeddings `(N, D)`, N >= 2.

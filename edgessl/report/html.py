@@ -138,7 +138,9 @@ def points(difference: float) -> str:
 
 
 def figure(value: Any) -> str:
-    """A number as people write it, anything else as it is."""
+    """A number as people write it, a list as its numbers, anything else as it is."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(figure, value))
     if isinstance(value, float):
         return f"{value:.4g}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -230,7 +230,7 @@ def test_bench_lists_what_there_is(run) -> None:
 
 @pytest.mark.slow
 def test_bench_step(run) -> None:
-    args = ("--encoders", "resnet8", "--threads", "1", "--repeats", 1, "--set", "turn_seconds=0.01")
+    args = ("--encoders", "ds_cnn_s", "--threads", "1", "--repeats", 1, "--set", "turn_seconds=0.01")
     said = json.loads(run("bench", "step", *args, "--set", 'backends=["onnxruntime", "torch"]', "--json").stdout)
     assert [row["backend"] for row in said["rows"]] == ["onnxruntime", "torch"]
     assert all(row["median_ms"] > 0 for row in said["rows"])

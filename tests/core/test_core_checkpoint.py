@@ -64,7 +64,9 @@ def test_the_encoder_has_the_saved_weights(checkpoint: Checkpoint, path: Path, d
         torch.testing.assert_close(found(x), checkpoint.encoder()(x), rtol=0, atol=0)
 
 
-def test_saving_is_deterministic_and_leaves_no_temporary_file(checkpoint: Checkpoint, path: Path, tmp_path: Path) -> None:
+def test_saving_is_deterministic_and_leaves_no_temporary_file(
+    checkpoint: Checkpoint, path: Path, tmp_path: Path
+) -> None:
     again = tmp_path / "new" / "folder" / "run.ckpt"
     checkpoint.save(again)
     checkpoint.save(again)
@@ -72,7 +74,9 @@ def test_saving_is_deterministic_and_leaves_no_temporary_file(checkpoint: Checkp
     assert [p.name for p in again.parent.iterdir()] == ["run.ckpt"]
 
 
-def test_a_failed_write_keeps_the_old_file(checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_keeps_the_old_file(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = tmp_path / "run.ckpt"
     target.write_bytes(b"old")
 

@@ -40,7 +40,9 @@ dist.destroy_process_group()
 """
 
 
-Runs = dict[str, dict[str, Checkpoint]]  # objective -> "0", "1": what each process returned; "shared": the file; "alone"
+Runs = dict[
+    str, dict[str, Checkpoint]
+]  # objective -> "0", "1": what each process returned; "shared": the file; "alone"
 
 
 @pytest.fixture(scope="module")

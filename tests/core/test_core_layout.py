@@ -139,7 +139,9 @@ def test_unflatten_is_differentiable() -> None:
 def test_flat_vectors_have_their_tensors_dtype_and_modules_give_float32() -> None:
     layout = ParameterLayout.of(nn.Linear(2, 1))
     for dtype in (torch.float64, torch.float32, torch.float16):
-        assert layout.flatten({"weight": torch.ones(1, 2, dtype=dtype), "bias": torch.ones(1, dtype=dtype)}).dtype == dtype
+        assert (
+            layout.flatten({"weight": torch.ones(1, 2, dtype=dtype), "bias": torch.ones(1, dtype=dtype)}).dtype == dtype
+        )
     assert layout.flatten_module(nn.Linear(2, 1).double()).dtype == torch.float32
 
 

@@ -198,9 +198,7 @@ def test_provenance(recipe: Recipe, digits: Source) -> None:
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(
-    total=st.integers(1, 400), warmup=st.floats(0, 0.99), final=st.floats(0, 1), data=st.data()
-)
+@given(total=st.integers(1, 400), warmup=st.floats(0, 0.99), final=st.floats(0, 1), data=st.data())
 def test_schedule(total: int, warmup: float, final: float, data: st.DataObject) -> None:
     t = data.draw(st.integers(0, total - 1))
     rise = math.ceil(warmup * total)

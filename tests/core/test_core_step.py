@@ -155,7 +155,9 @@ def with_torch_batch_norms(module: nn.Module) -> nn.Module:
             if isinstance(child, BatchNorm):
                 flat = isinstance(parent, nn.Sequential) and any(isinstance(c, nn.Linear) for c in parent)
                 channels, dtype = child.weight.numel(), child.weight.dtype
-                theirs = (nn.BatchNorm1d if flat else nn.BatchNorm2d)(channels, eps=child.eps, momentum=0.1, dtype=dtype)
+                theirs = (nn.BatchNorm1d if flat else nn.BatchNorm2d)(
+                    channels, eps=child.eps, momentum=0.1, dtype=dtype
+                )
                 theirs.load_state_dict({**child.state_dict(), "num_batches_tracked": torch.tensor(0)})
                 setattr(parent, name, theirs)
     return module
@@ -247,9 +249,7 @@ def test_lr_zero_leaves_the_weights(make_step: MakeStep, draw: Draw, optimizer: 
 
 
 @pytest.mark.parametrize(("objective", "optimizer"), PAIRS)
-def test_every_hyperparameter_changes_the_step(
-    make_step: MakeStep, draw: Draw, objective: str, optimizer: str
-) -> None:
+def test_every_hyperparameter_changes_the_step(make_step: MakeStep, draw: Draw, objective: str, optimizer: str) -> None:
     step = make_step(objective, optimizer, "batch")
     expected, _ = run(step, draw, 2)
     for name, value in step.hyper.items():
@@ -345,9 +345,7 @@ def test_autocast_runs_the_networks_in_bfloat16_and_the_loss_in_float32(
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_a_step_under_autocast_keeps_float32_state(
-    make_step: MakeStep, draw: Draw, objective: str, norm: str
-) -> None:
+def test_a_step_under_autocast_keeps_float32_state(make_step: MakeStep, draw: Draw, objective: str, norm: str) -> None:
     step = make_step(objective, "adamw", norm)
     state, hyper = step.initial_state(), hyper_tensors(step.hyper)
     for t in range(3):

@@ -164,7 +164,16 @@ def test_group_norm(n: int, groups: int, per_group: int, spatial: list[int], aff
     torch.testing.assert_close(mean, grouped.mean(2), **CLOSE)
     torch.testing.assert_close(rstd, (grouped.var(2, correction=0) + eps).rsqrt(), **CLOSE)
     found = lowering.backward(
-        grad, plain[0], mean, rstd, plain[1], n, channels, values, groups, [True, affine, affine]  # type: ignore[arg-type]
+        grad,
+        plain[0],
+        mean,
+        rstd,
+        plain[1],
+        n,
+        channels,
+        values,
+        groups,
+        [True, affine, affine],  # type: ignore[arg-type]
     )
     for ours, torchs in zip([g for g in found if g is not None], wanted, strict=True):
         torch.testing.assert_close(ours, torchs, rtol=1e-8, atol=1e-8)

@@ -333,9 +333,7 @@ def test_dead_code_goes() -> None:
 
 
 def test_a_node_with_one_living_result_lives() -> None:
-    proto = model(
-        "(float[3,4] x) => (int64[3,1] y) { values, places = TopK (x, k) y = Neg (places) }", k=np.array([1])
-    )
+    proto = model("(float[3,4] x) => (int64[3,1] y) { values, places = TopK (x, k) y = Neg (places) }", k=np.array([1]))
     unchanged(proto, lambda m: passes.drop_dead(m.graph), x=X)
     assert operators(proto) == ["TopK", "Neg"]
 
@@ -395,7 +393,7 @@ MESSY = """(float[2,3,6,6] x, float[2,4,4,4] g, float lr) => (float[2,4,4,4] y, 
     shape = Shape (x1)
     x2 = Reshape (x1, shape)
     c = Conv (x2, w, none)
-    d = Conv (x, w)
+    d = Conv (x, w, none)
     closed = LessOrEqual (d, null)
     y1 = Where (closed, null, g)
     y = Mul (y1, four)

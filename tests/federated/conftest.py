@@ -1,10 +1,9 @@
 """The small real bundle of the device tests, and messages."""
 
-import importlib.util
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import linear_bundle
 import numpy as np
 import pytest
 from flwr.app import Context, Message, MessageType
@@ -12,13 +11,6 @@ from flwr.app import Context, Message, MessageType
 from edgessl.device import Bundle, pack
 from federated import compat
 from federated import message as wire
-
-_spec = importlib.util.spec_from_file_location("linear_bundle", Path(__file__).parents[1] / "device" / "conftest.py")
-assert _spec is not None
-assert _spec.loader is not None
-linear_bundle = importlib.util.module_from_spec(_spec)
-sys.modules["linear_bundle"] = linear_bundle
-_spec.loader.exec_module(linear_bundle)
 
 DIGEST = "ab" * 32
 Client = Callable[[Message, Context], Message]

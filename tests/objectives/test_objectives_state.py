@@ -70,9 +70,7 @@ def test_the_teacher_starts_as_a_copy(objective: str) -> None:
 def test_byol_gives_the_teacher_no_gradient_and_the_predictor_one() -> None:
     step = make_step("byol")
     states = run(step, 2, 6)
-    gradient = step.layout.unflatten(
-        step.gradient(states[-1], *draw(step, 9, 6), hyper_tensors(step.hyper)).direction
-    )
+    gradient = step.layout.unflatten(step.gradient(states[-1], *draw(step, 9, 6), hyper_tensors(step.hyper)).direction)
     for part in ("encoder.", "projector.", "predictor."):
         trained = {e.name for e in step.layout.entries if e.kind in ("weight", "vector")}
         assert all(gradient[name].abs().max() > 0 for name in trained if name.startswith(part)), part

@@ -164,6 +164,7 @@ def test_importing_the_report_loads_no_plotting() -> None:
         (figure(0.0), "0"),
         (figure(12345), "12,345"),
         (figure(True), "True"),
+        (figure([3.14e-7, 2]), "3.1e-07, 2"),
     ],
 )
 def test_numbers_as_people_write_them(shown: str, expected: str) -> None:

@@ -1,0 +1,250 @@
+"""Traced graphs: standard operators, the promised inputs and outputs, live hyperparameters; and what has no ONNX form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from edgessl.encoders import Encoder, InputNormalization
+from edgessl.errors import ExportError
+from edgessl.objectives import build_objective
+from edgessl.optim import build_optimizer
+from edgessl.step import METRICS, TrainStep, hyper_tensors
+from edgessl.views import Pipeline, TwoViews
+from export import trace_encoder, trace_frozen_encoder, trace_step
+from export.parity import random_fields
+from export.trace import IR_VERSION, OPSET, merge_common_subexpressions
+
+BATCH = 8
+
+
+def session_of(model: onnx.ModelProto) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def signature(values: Any) -> dict[str, tuple[int, list[int | str]]]:
+    return {
+        v.name: (
+            v.type.tensor_type.elem_type,
+            [d.dim_value if d.HasField("dim_value") else d.dim_param for d in v.type.tensor_type.shape.dim],
+        )
+        for v in values
+    }
+
+
+def check_portable(model: onnx.ModelProto) -> None:
+    assert (OPSET, IR_VERSION) == (20, 10)
+    assert model.ir_version == 10
+    assert [(o.domain, o.version) for o in model.opset_import] == [("", 20)]
+    used = {node.op_type for node in model.graph.node}
+    assert {node.domain for node in model.graph.node} <= {"", "ai.onnx"}
+    for word in ("Sequence", "Scatter", "Random", "Loop", "If", "Scan", "Optional", "Bernoulli", "Dropout"):
+        assert not {name for name in used if word in name}, word
+    assert not model.functions
+    assert not model.metadata_props
+    assert not model.graph.value_info
+    assert all(not n.doc_string and not n.name and not n.metadata_props for n in model.graph.node)
+    onnx.checker.check_model(model, full_check=True)
+
+
+def test_the_step_is_of_standard_operators(case: Any) -> None:
+    check_portable(case.graphs.train)
+    assert case.graphs.train.ByteSize() < 1_000_000
+    # no trace of the machine it was made on
+    assert b"/work" not in case.graphs.train.SerializeToString()
+
+
+def test_the_step_has_the_promised_inputs_and_outputs(case: Any) -> None:
+    step, graph = case.step, case.graphs.train.graph
+    state = step.initial_state()
+    slots = {name: (1, list(value.shape)) for name, value in state.items()}
+    inputs = {
+        **slots,
+        "batch": (1, [BATCH, *case.spec.shape]),
+        "noise": (1, [BATCH, step.views.width]),
+        **{f"hyper.{name}": (1, []) for name in step.hyper},
+    }
+    outputs = {**{f"next.{name}": value for name, value in slots.items()}, **{name: (1, []) for name in METRICS}}
+    assert list(signature(graph.input).items()) == list(inputs.items())
+    assert list(signature(graph.output).items()) == list(outputs.items())
+
+
+def test_no_initializer_is_as_large_as_the_weights(case: Any) -> None:
+    # theta is an input: weights in the graph would be factory weights that never learn
+    largest = max(int(np.prod(t.dims)) for t in case.graphs.train.graph.initializer)
+    assert largest < case.step.layout.size / 4
+
+
+def test_every_hyperparameter_and_every_slot_is_live_in_the_graph(case: Any) -> None:
+    session = session_of(case.graphs.train)
+    names = [o.name for o in session.get_outputs()]
+    state, noise = case.trained(), torch.rand(case.step.noise_shape(BATCH), generator=torch.Generator().manual_seed(1))
+    feeds = {
+        **{name: value.numpy() for name, value in state.items()},
+        "batch": random_fields(case.spec, BATCH, 0),
+        "noise": noise.numpy(),
+        **{f"hyper.{name}": value.numpy() for name, value in hyper_tensors(case.step.hyper).items()},
+    }
+    if "invariance" in case.step.hyper:  # a variance above 1 leaves VICReg's hinge shut, and its weight without effect
+        feeds["hyper.clip_norm"] = np.array(1e6, np.float32)
+
+    def run(**changed: np.ndarray) -> dict[str, np.ndarray]:
+        return dict(zip(names, session.run(None, {**feeds, **changed}), strict=True))
+
+    base = run()
+    for name in feeds:
+        value = {"hyper.clip_norm": np.array(1e-3, np.float32), "hyper.eps": np.array(1e-2, np.float32)}.get(name)
+        changed = run(**{name: feeds[name] * np.float32(0.7) if value is None else value})
+        assert any((changed[output] != base[output]).any() for output in names), name
+
+
+def test_the_graph_follows_torch_when_hyperparameters_turn(case: Any) -> None:
+    session = session_of(case.graphs.train)
+    names = [o.name for o in session.get_outputs()]
+    state = case.trained()
+    batch = random_fields(case.spec, BATCH, 3)
+    noise = torch.rand(case.step.noise_shape(BATCH), generator=torch.Generator().manual_seed(3))
+    changes: list[dict[str, float]] = [{name: value * 0.5 + 0.01} for name, value in case.step.hyper.items()]
+    for change in [*changes, {"clip_norm": 0.01}]:
+        hyper = hyper_tensors({**case.step.hyper, **change})
+        expected, metrics = case.step(state, torch.from_numpy(batch), noise, hyper)
+        feeds = {name: value.numpy() for name, value in state.items()}
+        feeds |= {"batch": batch, "noise": noise.numpy()}
+        feeds |= {f"hyper.{name}": value.numpy() for name, value in hyper.items()}
+        found = dict(zip(names, session.run(None, feeds), strict=True))
+        for name, value in metrics.items():
+            np.testing.assert_allclose(found[name], value, rtol=1e-3, err_msg=f"{name} with {change}")
+        for name, value in expected.items():
+            # against how far the slot moved: theta's own length would hide a wrong update
+            moved = float((value - state[name]).norm())
+            error = float(np.linalg.norm(found[f"next.{name}"] - value.numpy()))
+            assert error <= 2e-3 * moved + 2e-6 * float(value.norm()), (name, change, error, moved)
+
+
+def test_the_encoder_graph_takes_any_batch_and_any_theta(case: Any) -> None:
+    model, encoder = case.graphs.encoder, case.step.parts.encoder
+    check_portable(model)
+    assert signature(model.graph.input) == {
+        "theta": (1, [case.step.layout.size]),
+        "x": (1, [model.graph.input[1].type.tensor_type.shape.dim[0].dim_param, *case.spec.shape]),
+    }
+    assert model.graph.input[1].type.tensor_type.shape.dim[0].dim_param
+    session = session_of(model)
+    for seed, n in ((1, 1), (2, 7)):
+        theta = case.trained(seed)["theta"]
+        x = random_fields(case.spec, n, seed)
+        case.step.layout.load_module(case.step.parts, theta)
+        with torch.no_grad():
+            wanted = encoder.eval()(torch.from_numpy(x)).numpy()
+        (found,) = session.run(["embedding"], {"theta": theta.numpy(), "x": x})
+        np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-5 * np.abs(wanted).max())
+
+
+def test_the_frozen_encoder_holds_its_weights(ds_cnn: Any) -> None:
+    encoder = ds_cnn.step.parts.encoder
+    model = trace_frozen_encoder(encoder)
+    check_portable(model)
+    assert [v.name for v in model.graph.input] == ["x"]
+    x = random_fields(ds_cnn.spec, 5, 0)
+    with torch.no_grad():
+        wanted = encoder.eval()(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(session_of(model).run(None, {"x": x})[0], wanted, rtol=1e-3, atol=1e-5)
+
+
+def test_tracing_is_deterministic_and_leaves_the_generator(ds_cnn: Any) -> None:
+    encoder, layout = ds_cnn.step.parts.encoder, ds_cnn.step.layout
+    again = trace_encoder(encoder, layout)
+    assert again.SerializeToString(deterministic=True) == ds_cnn.graphs.encoder.SerializeToString(deterministic=True)
+
+
+@pytest.mark.slow
+def test_tracing_a_step_is_deterministic(case: Any) -> None:
+    again = trace_step(case.step, (BATCH, *case.spec.shape))
+    assert again.SerializeToString(deterministic=True) == case.graphs.train.SerializeToString(deterministic=True)
+
+
+def test_common_subexpressions_merge_and_different_ones_do_not() -> None:
+    def function(x: Tensor) -> Tensor:
+        a, b = (x * 2.0).sum(), (x * 2.0).sum()
+        return a + b + (x * 2).sum() + (x * -2.0).sum() + torch.rand(3).sum() + torch.rand(3).sum()
+
+    x = torch.arange(3.0)
+    graph = make_fx(function)(x)
+    before = len(graph.graph.nodes)
+    merge_common_subexpressions(graph)
+    assert len(graph.graph.nodes) == before - 2  # one product and its sum; 2 is not 2.0, and random draws are two
+    torch.manual_seed(0)
+    wanted = function(x)
+    torch.manual_seed(0)
+    assert torch.equal(graph(x), wanted)
+
+
+@torch.library.custom_op("edgessl_tests::cube", mutates_args=())
+def cube(x: Tensor) -> Tensor:
+    return x**3
+
+
+cube.register_fake(torch.empty_like)
+cube.register_autograd(
+    lambda context, grad: grad * 3 * context.saved_tensors[0] ** 2,
+    setup_context=lambda context, inputs, output: context.save_for_backward(inputs[0]),
+)
+
+
+class Stage(nn.Module):
+    """A linear map, then any function."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 4)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.linear(x.flatten(1)))
+
+
+def step_with(function: Callable[[Tensor], Tensor]) -> TrainStep:
+    encoder = Encoder({"only": Stage(function)}, (1, 8, 8), InputNormalization([0.0], [1.0], 3))
+    views = TwoViews(Pipeline((), (1, 8, 8)))
+    return TrainStep(encoder, build_objective("simclr"), build_optimizer("sgd"), views)
+
+
+UNSUPPORTED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "a custom operator": (cube, "edgessl_tests.cube"),
+    "linear algebra": (lambda x: torch.linalg.solve(x.T @ x + torch.eye(4), x.T).T, "linalg_solve"),
+}
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_an_operator_without_onnx_form_is_named(name: str) -> None:
+    function, says = UNSUPPORTED[name]
+    step = step_with(function)
+    with pytest.raises(ExportError, match=says):
+        trace_step(step, (4, 1, 8, 8))
+    with pytest.raises(ExportError, match=says):
+        trace_encoder(step.parts.encoder, step.layout)
+
+
+def test_a_branch_on_data_is_an_export_error() -> None:
+    step = step_with(lambda x: x if x.sum() > 0 else -x)
+    with pytest.raises(ExportError, match="data"):
+        trace_step(step, (4, 1, 8, 8))
+    with pytest.raises(ExportError, match="data"):
+        trace_encoder(step.parts.encoder, step.layout)
+
+
+def test_randomness_inside_the_step_is_an_export_error() -> None:
+    # noise is an input: a graph that draws its own numbers is no function of (state, batch, noise, hyper)
+    with pytest.raises(ExportError, match="andom"):
+        trace_step(step_with(lambda x: x + torch.rand_like(x)), (4, 1, 8, 8))
