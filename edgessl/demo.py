@@ -40,9 +40,11 @@ DEVICE_LR = 0.002
 MEMORY_BYTES = 512 << 10  # 512 images of 16 x 16 float32
 KNOWN = 400  # images the device sees before the drift
 STEPS_PER_BATCH = 8  # training steps after every 32 drifted images
-CLIENTS = 4
+CLIENTS = 3
+CLIENT_IMAGES = 100
+SKEW = 0.1  # Dirichlet concentration of the digits over the clients
 ROUNDS = 4
-LOCAL_STEPS = 15
+LOCAL_STEPS = 20
 
 PROTOCOL = {
     "Data": "scikit-learn's 1,797 handwritten digits at 16 x 16 pixels: the first 1,200 to learn from, the last 597, "
@@ -55,8 +57,8 @@ PROTOCOL = {
     "Adapting": f"The device sees {KNOWN} known and then 800 drifted images, once, in order, within "
     f"{MEMORY_BYTES >> 10} KiB of replay memory, and takes {STEPS_PER_BATCH} steps of {BATCH} after every {BATCH} "
     "drifted ones: numpy and onnxruntime only.",
-    "Federation": f"{CLIENTS} devices, each with mostly a few of the digits, all drifted, start from the factory "
-    f"weights. Federated: {ROUNDS} FedAvg rounds of {LOCAL_STEPS} local steps. Each on its own: the same "
+    "Federation": f"{CLIENTS} devices, each with {CLIENT_IMAGES} drifted images of mostly a few digits (Dirichlet, "
+    f"{SKEW}), start from the factory weights. Federated: {ROUNDS} FedAvg rounds of {LOCAL_STEPS} local steps. Each on its own: the same "
     f"{ROUNDS * LOCAL_STEPS} steps without exchange.",
 }
 
@@ -187,8 +189,8 @@ def _federate(
     bundle: Bundle, digits: _Digits, folder: Path, stage: _Stages
 ) -> tuple[Array, list[Array], list[dict[str, Any]]]:
     """The same steps with and without exchange. Returns the shared theta, each device's own, and the rounds."""
-    shards = skewed_shards(digits.train_labels, CLIENTS, seed=digits.seed)
-    streams = [digits.drifted_train[shard] for shard in shards]
+    shards = skewed_shards(digits.train_labels, CLIENTS, concentration=SKEW, seed=digits.seed)
+    streams = [digits.drifted_train[shard[:CLIENT_IMAGES]] for shard in shards]
 
     def show(record: dict[str, Any], theta: Array) -> None:
         stage("Federate", 0.5 * record["round"] / ROUNDS, f"round {record['round']} of {ROUNDS}")

@@ -149,10 +149,8 @@ class TrainStep:
             loss, statistics = self._loss(theta, state, batch, noise, dict(hyper), gather)
         (gradient,) = torch.autograd.grad(loss.value, theta)
         embeddings = loss.embeddings.detach()
-        if self._has_statistics:
-            gradient = gradient + self._at_their_places(statistics, gradient)
         return Gradient(
-            direction=gradient,
+            direction=self._direction(gradient, statistics),
             loss=loss.value.detach(),
             slots=loss.slots,
             embedding_std=embedding_std(embeddings),
@@ -199,11 +197,16 @@ class TrainStep:
         out = out.float() if out.dtype in (torch.bfloat16, torch.float16) else out
         return out, collect_batch_statistics(self.parts)
 
-    def _at_their_places(self, statistics: State, like: Tensor) -> Tensor:
-        """Batch statistics where the layout keeps the running ones, in a flat vector of zeros."""
-        span = [e.name for e in self.layout.entries if e.kind == "statistic"]
-        values = torch.cat([statistics[name].detach().to(like.dtype).reshape(-1) for name in span])
-        return nn.functional.pad(values, (self.layout.trained_end, self.layout.size - self.layout.statistics_end))
+    def _direction(self, gradient: Tensor, statistics: State) -> Tensor:
+        """The gradient on the trained prefix, batch statistics where the layout keeps the running ones, else zero.
+
+        The loss depends on fixed entries too (input normalisation); nothing may move them.
+        """
+        layout = self.layout
+        names = [e.name for e in layout.entries if e.kind == "statistic"]
+        pieces = [gradient[: layout.trained_end]]
+        pieces += [statistics[name].detach().to(gradient.dtype).reshape(-1) for name in names]
+        return nn.functional.pad(torch.cat(pieces), (0, layout.size - layout.statistics_end))
 
     def _advance(self, theta: Tensor, direction: Tensor, decay: Tensor) -> Tensor:
         span = slice(self.layout.trained_end, self.layout.statistics_end)

@@ -82,7 +82,7 @@ def run(
             if "onnxruntime" in backends:
                 unexportable = export(Path(folder), step, batch_size)
             for count in threads:
-                found = _take_turns(Path(folder), count, backends, turns, turn_seconds, progress)
+                found = take_turns(Path(folder), count, backends, turns, turn_seconds, progress)
                 for backend, row in found.items():
                     if backend == "onnxruntime" and unexportable is not None:
                         row["error"] = unexportable
@@ -119,7 +119,7 @@ def _warnings(load: float | None, threads: int) -> list[str]:
     return []
 
 
-def _take_turns(
+def take_turns(
     folder: Path,
     threads: int,
     backends: Sequence[str],
@@ -127,7 +127,7 @@ def _take_turns(
     seconds: float,
     progress: Callable[[str], None],
 ) -> dict[str, Row]:
-    """Start a worker per backend, then let them measure in alternation."""
+    """Start a worker per backend on the case in `folder`, then let them measure in alternation; a row for each."""
     rows = {backend: _empty_row() for backend in backends}
     medians: dict[str, list[float]] = {backend: [] for backend in backends}
     with ExitStack() as stack:

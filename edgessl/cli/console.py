@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from edgessl.device import MemberSpec
 
 WIDE = 120  # columns where there is no terminal to ask
-PLAIN_EVERY = 5.0  # seconds between progress lines where there is no terminal
+PLAIN_EVERY = 5.0  # least seconds between progress lines where there is no terminal
 WARNING, QUIET = "yellow", "bright_black"
 
 
@@ -124,8 +124,8 @@ class Stages:
         self._note, self._done = note, done
         if self._live is not None:
             self._draw(stage, done, note)
-        elif time.monotonic() - self._shown >= PLAIN_EVERY:
-            self._shown = time.monotonic()
+        elif (now := time.monotonic()) - self._shown >= max(PLAIN_EVERY, 0.05 * (now - self._began)):
+            self._shown = now
             share = "" if done is None else f" {done:4.0%}"
             self._line(f"{stage}{share}: {note}" if note else f"{stage} ...")
 

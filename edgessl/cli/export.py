@@ -69,8 +69,6 @@ def export(
         samples = None if calibrate is None else _samples(calibrate, data_options)
         from export import export_bundle, trace_graphs
 
-        # the device's format wants theta first; a file holds its tensors by name
-        loaded = loaded.with_state({"theta": loaded.state["theta"], **loaded.state})
         stages.update("tracing encoder and training step")
         graphs = trace_graphs(loaded.train_step(), batch_size)
         stages.update("parity gate against torch" if no_int8 else "int8, parity gate against torch")

@@ -81,7 +81,7 @@ def mlp(sizes: tuple[int, ...], norm: str) -> nn.Sequential:
     """Linear layers with norm and ReLU in between; no biases, whose gradients losses on centred or normalised
     embeddings leave at rounding noise, which Adam would turn into steps."""
     layers: list[nn.Module] = []
-    for n_in, n_out in itertools.pairwise(sizes):
+    for n_in, n_out in itertools.pairwise(sizes[:-1]):
         layers += [
             nn.Linear(n_in, n_out, bias=False),
             BatchNorm(n_out) if norm == "batch" else nn.LayerNorm(n_out),

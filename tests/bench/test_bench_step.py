@@ -1,82 +1,99 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from edgessl.bench import BENCHES, load_bench, worker
 from edgessl.bench.process import Worker, WorkerError
-from edgessl.bench.step import run
+from edgessl.bench.step import Row, run, take_turns
+from edgessl.device import tensors
 from edgessl.errors import ConfigError
 
-COLUMNS = {
-    "encoder": str,
-    "objective": str,
-    "backend": str,
-    "threads": int,
-    "median_ms": float,
-    "min_ms": float,
-    "steps": int,
-    "turns_ms": list,
-    "ratio_to_torch": float,
-    "peak_rss_mb": float,
-    "import_s": float,
-    "setup_s": float,
-    "first_step_s": float,
-    "installed_mb": float,
-    "loads_torch": bool,
-}
+LR = 0.1
 
 
 @pytest.fixture(scope="module")
-def result() -> dict[str, Any]:
-    backends = ("onnxruntime", "torch")
-    return run(["cnn1d"], "vicreg", [1], backends, batch_size=4, turns=2, turn_seconds=0.02)
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A case of one parameter whose step is known: loss = theta * mean(batch), theta' = theta - lr * mean(batch)."""
+    folder = tmp_path_factory.mktemp("toy")
+    node = onnx.helper.make_node
+    nodes = [
+        node("ReduceMean", ["batch"], ["gradient"], keepdims=0),
+        node("Mul", ["theta", "gradient"], ["scaled"]),
+        node("ReduceSum", ["scaled"], ["loss"], keepdims=0),
+        node("Mul", ["gradient", "hyper.lr"], ["move"]),
+        node("Sub", ["theta", "move"], ["next.theta"]),
+        node("ReduceSum", ["noise"], ["unused"], keepdims=0),
+    ]
+    inputs = {"theta": [1], "batch": [4, 3], "noise": [4, 2], "hyper.lr": []}
+    outputs = {"next.theta": [1], "loss": [], "unused": []}
+    specs = [
+        [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in side.items()]
+        for side in (inputs, outputs)
+    ]
+    graph = onnx.helper.make_graph(nodes, "toy", *specs)
+    opsets = [onnx.helper.make_opsetid("", 20)]
+    model = onnx.helper.make_model(graph, ir_version=10, opset_imports=opsets)
+    (folder / "train.onnx").write_bytes(model.SerializeToString())
+    means = [1.0, 2.0]
+    batch = np.stack([np.full((4, 3), mean, np.float32) for mean in means])
+    arrays = {"state.theta": np.array([3.0], np.float32), "batch": batch, "noise": np.zeros((2, 4, 2), np.float32)}
+    (folder / "tensors.safetensors").write_bytes(tensors.dumps(arrays))
+    # theta is 3, 3 - 0.1, 2.9 - 0.2
+    case = {"hyper": {"lr": LR}, "losses": [3.0 * 1.0, 2.9 * 2.0, 2.7 * 1.0]}
+    (folder / "case.json").write_text(json.dumps(case))
+    return folder
 
 
-def test_the_result_is_json_with_the_documented_keys(result: dict[str, Any]) -> None:
-    assert json.loads(json.dumps(result)) == result
-    assert set(result) == {"bench", "machine", "versions", "settings", "load_before", "warnings", "rows"}
-    assert result["bench"] == "step"
-    assert {"torch", "onnxruntime", "numpy"} <= set(result["versions"])
-    assert result["settings"]["input_shapes"] == {"cnn1d": [6, 128]}
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real encoder's case, without the graph."""
+    from edgessl.bench.case import prepare
+
+    folder = tmp_path_factory.mktemp("real")
+    prepare(folder, "cnn1d", "vicreg", batch_size=4)
+    return folder
 
 
-def test_every_backend_gives_a_full_row(result: dict[str, Any]) -> None:
-    assert [row["backend"] for row in result["rows"]] == ["onnxruntime", "torch"]
-    for row in result["rows"]:
-        assert row["error"] is None
-        assert {name: type(row[name]) for name in COLUMNS} == COLUMNS
-        assert set(row) == {*COLUMNS, "compile_s", "error"}
-        assert row["steps"] >= 6
-        assert row["median_ms"] == pytest.approx(np.median(row["turns_ms"]), abs=1e-3)
-        assert 0 < row["min_ms"] <= row["median_ms"]
+def measured(folder: Path, *backends: str) -> dict[str, Row]:
+    return take_turns(folder, 1, backends, 2, 0.02, lambda line: None)
 
 
-def test_ratios_are_to_torch(result: dict[str, Any]) -> None:
-    ours, torch = result["rows"]
-    assert torch["ratio_to_torch"] == 1.0
-    assert ours["ratio_to_torch"] == pytest.approx(ours["median_ms"] / torch["median_ms"], abs=1e-3)
+def test_a_train_graph_is_measured_without_torch(toy: Path) -> None:
+    row = measured(toy, "onnxruntime")["onnxruntime"]
+    assert row["error"] is None
+    assert row["loads_torch"] is False
+    assert row["steps"] >= 6
+    assert len(row["turns_ms"]) == 2
+    assert row["median_ms"] == pytest.approx(np.median(row["turns_ms"]), abs=2e-3)
+    assert 0 < row["min_ms"] <= min(row["turns_ms"])
+    assert 10 < row["peak_rss_mb"] < 200
+    assert row["ratio_to_torch"] is None
+    assert row["compile_s"] is None
 
 
-def test_the_onnxruntime_worker_never_loads_torch(result: dict[str, Any]) -> None:
-    ours, torch = result["rows"]
-    assert not ours["loads_torch"]
-    assert torch["loads_torch"]
-    assert ours["peak_rss_mb"] < torch["peak_rss_mb"]
-    assert ours["installed_mb"] < torch["installed_mb"]
+def test_a_backend_that_fails_is_a_row_beside_the_others(real: Path) -> None:
+    rows = measured(real, "onnxruntime", "torch")
+    assert "train.onnx" in rows["onnxruntime"]["error"]
+    assert rows["onnxruntime"]["median_ms"] is None
+    assert rows["torch"]["error"] is None
+    assert rows["torch"]["loads_torch"] is True
+    assert rows["torch"]["ratio_to_torch"] == 1.0
+    assert set(rows["torch"]) == set(rows["onnxruntime"])
 
 
 @pytest.mark.parametrize("objective", ["vicreg", "simclr"])
 def test_the_torch_baseline_takes_the_same_steps_as_ours(objective: str, tmp_path: Path) -> None:
     from edgessl.bench import torch_backend
     from edgessl.bench.case import prepare
-    from edgessl.device import tensors
 
     prepare(tmp_path, "cnn1d", objective, batch_size=8)
     case = json.loads((tmp_path / "case.json").read_text())
@@ -87,23 +104,13 @@ def test_the_torch_baseline_takes_the_same_steps_as_ours(objective: str, tmp_pat
     assert len(set(losses)) == 3
 
 
-def test_a_backend_that_computes_something_else_is_refused(tmp_path: Path) -> None:
-    from edgessl.bench.case import prepare
-
-    prepare(tmp_path, "cnn1d", "vicreg", batch_size=4)
-    case = json.loads((tmp_path / "case.json").read_text())
+def test_a_backend_that_computes_something_else_is_refused(toy: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(toy, tmp_path / "altered"))
+    case = json.loads((folder / "case.json").read_text())
     case["losses"][1] *= 1.01
-    (tmp_path / "case.json").write_text(json.dumps(case))
-    with pytest.raises(RuntimeError, match="step 1: the loss is"):
-        worker.prepare({"backend": "torch", "folder": str(tmp_path), "threads": 1})
-
-
-def test_a_backend_that_cannot_start_says_why(tmp_path: Path) -> None:
-    with (
-        Worker("edgessl.bench.worker", {}, timeout_s=60) as process,
-        pytest.raises(WorkerError, match=r"FileNotFoundError.*case\.json"),
-    ):
-        process.ask({"backend": "onnxruntime", "folder": str(tmp_path), "threads": 1})
+    (folder / "case.json").write_text(json.dumps(case))
+    with pytest.raises(RuntimeError, match=r"step 1: the loss is 5\.8, our step's is 5\.858"):
+        worker.prepare({"backend": "onnxruntime", "folder": str(folder), "threads": 1})
 
 
 def test_a_worker_that_dies_or_hangs_is_an_error() -> None:

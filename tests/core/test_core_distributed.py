@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from edgessl.data import Source, array_source
 from edgessl.distributed import Processes
 from edgessl.errors import ConfigError
 from edgessl.pretrain import pretrain
-from edgessl.recipe import parse_recipe
 
 OBJECTIVES = ("simclr", "vicreg", "byol", "moco")
 WORKER = """

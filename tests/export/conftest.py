@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +18,7 @@ from edgessl.checkpoint import Checkpoint
 from edgessl.data import Source, open_digits
 from edgessl.device import Bundle
 from edgessl.device.specs import InputSpec
+from edgessl.encoders import Encoder
 from edgessl.pretrain import input_spec, pretrain
 from edgessl.recipe import Recipe, build_step, parse_recipe
 from edgessl.step import TrainStep, hyper_tensors
@@ -46,9 +48,14 @@ class Traced:
     @property
     def train(self) -> onnx.ModelProto:
         """A copy of the training graph, to do anything with."""
-        copy = onnx.ModelProto()
-        copy.CopyFrom(self.graphs.train)
-        return copy
+        return copy.deepcopy(self.graphs.train)
+
+    def encoder(self, theta: torch.Tensor) -> Encoder:
+        """A copy of the encoder with the weights of `theta`, in evaluation mode."""
+        parts = copy.deepcopy(self.step.parts)
+        self.step.layout.load_module(parts, theta)
+        encoder: Encoder = parts.encoder
+        return encoder.eval()
 
     def trained(self, steps: int = 5) -> dict[str, torch.Tensor]:
         """A state some steps on, where gains are not 1 and teachers are not the network."""
@@ -90,8 +97,7 @@ def trace(digits: Source) -> Callable[..., Traced]:
 
     def make(encoder: str, objective: str, optimizer: str, norm: str) -> Traced:
         recipe, spec = _recipe_of(encoder, objective, optimizer, norm), _spec_of(encoder, digits)
-        step = build_step(recipe, spec)
-        return Traced(recipe, spec, step, trace_graphs(step, BATCH))
+        return Traced(recipe, spec, build_step(recipe, spec), trace_graphs(build_step(recipe, spec), BATCH))
 
     return make
 

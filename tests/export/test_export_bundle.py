@@ -14,6 +14,7 @@ import edgessl
 from edgessl.checkpoint import Checkpoint
 from edgessl.data import Source
 from edgessl.device import Bundle, EncoderRunner, Learner, StepRunner, step_noise
+from edgessl.device.memory import ReplayMemory
 from edgessl.errors import BundleError, ConfigError, InputError
 from edgessl.evaluate import embed
 from edgessl.step import METRICS, hyper_tensors
@@ -88,17 +89,14 @@ def test_a_learner_learns_as_torch_would(
 ) -> None:
     step, hyper, seed = checkpoint.train_step(), dict(bundle.manifest.hyper), 11
     with Learner.open(bundle, tmp_path / "state", seed=seed) as learner:
-        # eight samples remembered: every batch is those eight, in an order that the batch loss does not see
-        learner.observe(samples[:8])
+        learner.observe(samples[:20])
         report = learner.learn(max_steps=5)
         assert report.steps == 5
         found = learner.theta
         assert set(report.metrics) == set(METRICS)
-    # the views follow the rows, so the order does matter to the noise: draw it as the learner does
-    from edgessl.device.memory import ReplayMemory
-
+    # batches and noise are functions of (seed, step): draw them as the learner does
     memory = ReplayMemory(4 << 20, bundle.manifest.input.shape, seed, least=8)
-    memory.add(samples[:8])
+    memory.add(samples[:20])
     state = checkpoint.state
     losses = []
     for t in range(5):
@@ -121,9 +119,7 @@ def test_the_same_checkpoint_gives_the_same_bytes(
     bundle_path: Path, bundle: Bundle, checkpoint: Checkpoint, graphs: Graphs, samples: np.ndarray, tmp_path: Path
 ) -> None:
     path = tmp_path / "again.edgessl"
-    again = export_bundle(
-        checkpoint, path, calibration=samples, graphs=graphs, hyper={"lr": 5e-4}, name="digits-byol"
-    )
+    again = export_bundle(checkpoint, path, calibration=samples, graphs=graphs, hyper={"lr": 5e-4}, name="digits-byol")
     for member in bundle.manifest.members:
         assert again.read(member) == bundle.read(member), member
     first, second = (without_date(json.loads(b.manifest.to_bytes())) for b in (bundle, again))
@@ -131,9 +127,7 @@ def test_the_same_checkpoint_gives_the_same_bytes(
     assert [p.name for p in tmp_path.iterdir()] == ["again.edgessl"]
 
 
-def test_int8_may_be_left_out_and_the_name_is_the_files(
-    checkpoint: Checkpoint, graphs: Graphs, tmp_path: Path
-) -> None:
+def test_int8_may_be_left_out_and_the_name_is_the_files(checkpoint: Checkpoint, graphs: Graphs, tmp_path: Path) -> None:
     made = export_bundle(checkpoint, tmp_path / "plain.edgessl", calibration=None, graphs=graphs)
     assert made.manifest.name == "plain"
     assert set(made.manifest.graphs) == {"train", "encoder"}
@@ -141,19 +135,21 @@ def test_int8_may_be_left_out_and_the_name_is_the_files(
     assert Bundle.open(tmp_path / "plain.edgessl").digest == made.digest
 
 
+@pytest.mark.parametrize("what", ["another shape", "no batch", "another dtype", "not finite"])
 def test_wrong_calibration_samples_are_refused(
-    checkpoint: Checkpoint, graphs: Graphs, samples: np.ndarray, tmp_path: Path
+    checkpoint: Checkpoint, graphs: Graphs, samples: np.ndarray, tmp_path: Path, what: str
 ) -> None:
     path = tmp_path / "x.edgessl"
+    holed = samples.copy()
+    holed[3, 0, 2, 2] = np.nan
     wrong = {
         "another shape": samples[:, :, :4],
         "no batch": samples[0],
         "another dtype": samples.astype(np.float64),
-        "not finite": np.where(np.arange(len(samples))[:, None, None, None] == 3, np.nan, samples).astype(np.float32),
+        "not finite": holed,
     }
-    for what, calibration in wrong.items():
-        with pytest.raises(InputError, match="calibration"):
-            pytest.fail(what) if export_bundle(checkpoint, path, calibration=calibration, graphs=graphs) else None
+    with pytest.raises(InputError, match="calibration"):
+        export_bundle(checkpoint, path, calibration=wrong[what], graphs=graphs)
     assert not path.exists()
 
 
@@ -196,3 +192,9 @@ def test_a_bundle_goes_on_learning_after_pretraining_on_other_data(
     with Learner.open(bundle, tmp_path / "state") as learner:
         assert learner.metrics()["generation"] == generation
         np.testing.assert_array_equal(learner.theta, theta)
+
+
+@pytest.mark.slow
+def test_graphs_are_traced_when_none_are_given(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    made = export_bundle(checkpoint, tmp_path / "x.edgessl", calibration=None, batch_size=4)
+    assert made.manifest.batch_size == 4

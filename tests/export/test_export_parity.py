@@ -36,8 +36,7 @@ def test_faithful_graphs_pass(case: Any) -> None:
         assert figures["steps"] == STEPS == 5
         assert set(figures["slots"]) == set(state)
         assert max(figures["slots"].values()) == figures["draws"][-1] <= STEP_TOLERANCE
-        case.step.layout.load_module(case.step.parts, state["theta"])
-        error = encoder_parity(case.step.parts.encoder, state["theta"], case.graphs.encoder, case.spec)
+        error = encoder_parity(case.encoder(state["theta"]), state["theta"], case.graphs.encoder, case.spec)
         assert 0 < error < 1e-5
 
 
@@ -55,9 +54,10 @@ def test_every_combination_passes(
     trace: Callable[..., Any], encoder: str, objective: str, optimizer: str, norm: str
 ) -> None:
     case = trace(encoder, objective, optimizer, norm)
-    figures = gate(case, case.graphs.train, case.step.initial_state())
+    state = case.step.initial_state()
+    figures = gate(case, case.graphs.train, state)
     assert max(figures["slots"].values()) <= STEP_TOLERANCE
-    encoder_parity(case.step.parts.encoder, case.step.initial_state()["theta"], case.graphs.encoder, case.spec)
+    encoder_parity(case.encoder(state["theta"]), state["theta"], case.graphs.encoder, case.spec)
 
 
 # --- tampering ---------------------------------------------------------------------------------------------------
@@ -132,21 +132,22 @@ def off_by(name: str, factor: float) -> Callable[[onnx.ModelProto], None]:
 
 
 def change_an_initializer(model: onnx.ModelProto) -> None:
-    """One number of the constants of the augmentations and losses, by one per cent."""
+    """The largest coordinate of the grid that the augmentations read from, by a tenth."""
     tensor = next(
         t
         for t in model.graph.initializer
-        if t.data_type == onnx.TensorProto.FLOAT and 2 <= np.prod(t.dims) and numpy_helper.to_array(t).any()
+        if t.data_type == onnx.TensorProto.FLOAT and np.prod(t.dims) >= 2 and numpy_helper.to_array(t).any()
     )
     value = numpy_helper.to_array(tensor).copy()
     where = np.unravel_index(np.argmax(np.abs(value)), value.shape)
-    value[where] *= 1.01
+    value[where] *= 1.1
     tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
 
 
-def open_every_relu(model: onnx.ModelProto) -> None:
-    node = next(n for n in model.graph.node if n.op_type == "HardSigmoid")
-    node.attribute[1 if node.attribute[0].name == "alpha" else 0].f = 1.0  # beta: the mask is 1 everywhere
+def open_a_relu(model: onnx.ModelProto) -> None:
+    node = [n for n in model.graph.node if n.op_type == "HardSigmoid"][-1]  # the stem's, last in a backward pass
+    for attribute in node.attribute:
+        attribute.f = {"alpha": 0.0, "beta": 1.0}[attribute.name]  # a mask of ones
 
 
 def ignore(name: str, value: float) -> Callable[[onnx.ModelProto], None]:
@@ -173,30 +174,29 @@ TAMPERED: list[tuple[str, str, Tamper]] = [
     ("resnet", "flip the update", flip_the_update),
     ("ds_cnn", "drop Adam's eps", drop_adams_eps),
     ("vit", "drop Adam's eps", drop_adams_eps),
-    ("ds_cnn", "freeze theta", freeze("theta")),
-    ("ds_cnn", "freeze the teacher", freeze("teacher")),
-    ("ds_cnn", "freeze the count of updates", freeze("updates")),
+    ("cnn1d", "freeze theta", freeze("theta")),
     ("cnn1d", "freeze the queue", freeze("queue")),
     ("cnn1d", "freeze the teacher", freeze("teacher")),
+    ("vit", "freeze the count of updates", freeze("updates")),
     ("resnet", "freeze the momentum", freeze("momentum")),
     ("vit", "a moment off by a thousandth", off_by("next.second_moment", 1.001)),
-    ("ds_cnn", "change an initializer", change_an_initializer),
+    ("cnn1d", "change an initializer", change_an_initializer),
     ("vit", "change an initializer", change_an_initializer),
-    ("cnn1d", "open a ReLU", open_every_relu),
-    ("resnet", "open a ReLU", open_every_relu),
-    # what a device reads, and turns: the guard lives on the metrics, hyperparameters are inputs
-    ("ds_cnn", "loss off by a hundredth", off_by("loss", 1.01)),
-    ("ds_cnn", "grad_norm off by a hundredth", off_by("grad_norm", 1.01)),
-    ("ds_cnn", "embedding_std off by a hundredth", off_by("embedding_std", 1.01)),
-    ("ds_cnn", "effective_rank off by a hundredth", off_by("effective_rank", 1.01)),
-    ("ds_cnn", "bake the teacher's decay", ignore("teacher_decay", 0.99)),
-    ("ds_cnn", "bake the decay of statistics", ignore("statistics_decay", 0.9)),
-    ("ds_cnn", "bake the first beta", ignore("beta1", 0.9)),
-    ("ds_cnn", "bake weight decay", ignore("weight_decay", 0.01)),
+    ("cnn1d", "open a ReLU", open_a_relu),
+    ("resnet", "open a ReLU", open_a_relu),
+    # what a device reads, and turns: its guard lives on the metrics, and hyperparameters are inputs
+    ("cnn1d", "loss off by a hundredth", off_by("loss", 1.01)),
+    ("cnn1d", "grad_norm off by a hundredth", off_by("grad_norm", 1.01)),
+    ("cnn1d", "embedding_std off by a hundredth", off_by("embedding_std", 1.01)),
+    ("cnn1d", "effective_rank off by a hundredth", off_by("effective_rank", 1.01)),
+    ("cnn1d", "bake the teacher's decay", ignore("teacher_decay", 0.99)),
     ("cnn1d", "bake the temperature", ignore("temperature", 0.2)),
+    ("cnn1d", "never clip", ignore("clip_norm", 1e9)),
+    ("vit", "bake the first beta", ignore("beta1", 0.9)),
+    ("vit", "bake weight decay", ignore("weight_decay", 0.01)),
+    ("ds_cnn", "bake the decay of statistics", ignore("statistics_decay", 0.9)),
     ("resnet", "bake the weight of the variance", ignore("variance", 25.0)),
     ("resnet", "bake the trust", ignore("trust", 1e-3)),
-    ("cnn1d", "never clip", ignore("clip_norm", 1e9)),
 ]
 
 
@@ -214,24 +214,24 @@ def test_the_encoders_gate_shuts(case: Any) -> None:
     model = copy.deepcopy(case.graphs.encoder)
     scale(model, "embedding", 1.001)
     theta = case.step.initial_state()["theta"]
-    case.step.layout.load_module(case.step.parts, theta)
-    with pytest.raises(ParityError, match="encoder: embeddings differ from torch by 1"):
-        encoder_parity(case.step.parts.encoder, theta, model, case.spec)
+    with pytest.raises(ParityError, match=r"encoder: embeddings differ from torch by 1\.00e-03"):
+        encoder_parity(case.encoder(theta), theta, model, case.spec)
     # weights that are not those of theta
     with pytest.raises(ParityError, match="encoder: embeddings differ"):
-        encoder_parity(case.step.parts.encoder, theta * 1.01 + 0.001, case.graphs.encoder, case.spec)
+        encoder_parity(case.encoder(theta), theta * 1.01 + 0.001, case.graphs.encoder, case.spec)
 
 
 def test_nan_in_the_graph_shuts_the_gate(ds_cnn: Any) -> None:
+    theta = ds_cnn.step.initial_state()["theta"]
     for factor in (float("nan"), float("inf")):
         model = ds_cnn.train
         scale(model, "next.theta", factor)
-        with pytest.raises(ParityError, match="nan|inf"):
+        with pytest.raises(ParityError, match=r"nan|inf"):
             gate(ds_cnn, model)
         encoder = copy.deepcopy(ds_cnn.graphs.encoder)
         scale(encoder, "embedding", factor)
         with pytest.raises(ParityError):
-            encoder_parity(ds_cnn.step.parts.encoder, ds_cnn.step.initial_state()["theta"], encoder, ds_cnn.spec)
+            encoder_parity(ds_cnn.encoder(theta), theta, encoder, ds_cnn.spec)
 
 
 @pytest.mark.parametrize("there_before", [False, True])

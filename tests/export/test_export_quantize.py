@@ -110,9 +110,7 @@ def test_agreement_is_measured_and_its_lack_refused(
     a, b = (z / np.linalg.norm(z, axis=1, keepdims=True) for z in (exact, found))
     assert figures["cosine_mean"] == pytest.approx((a * b).sum(1).mean(), rel=1e-5)
     assert figures["cosine_min"] == pytest.approx((a * b).sum(1).min(), rel=1e-5)
-    overlap = [
-        len(set(np.argsort(-(a @ a[i]))[1:11]) & set(np.argsort(-(b @ b[i]))[1:11])) / 10 for i in range(64)
-    ]
+    overlap = [len(set(np.argsort(-(a @ a[i]))[1:11]) & set(np.argsort(-(b @ b[i]))[1:11])) / 10 for i in range(64)]
     assert figures["neighbor_overlap"] == pytest.approx(np.mean(overlap), abs=0.01)
     broken = copy.deepcopy(model)
     kernel = next(t for t in broken.graph.initializer if t.data_type == TensorProto.INT8 and len(t.dims) == 4)

@@ -1,4 +1,4 @@
-"""The losses against values computed elsewhere: lightly and the authors' code, in float64, on inputs without randomness.
+"""The losses against values computed elsewhere: lightly and the authors' code, in float64, without randomness.
 
 A = sin n, B = A + 0.3 cos 2n, C = cos n for n = 1 .. 30, as 6 samples of 5 dimensions.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import numpy as np
 import pytest
@@ -98,7 +99,7 @@ def test_keys_of_a_step_are_the_teachers_and_enter_the_queue_in_front() -> None:
     n, size = 6, 16
     step = make_step("moco", queue_size=size, projection=8)
     states = run(step, 4, n, teacher_decay=0.5)
-    for t, (before, after) in enumerate(zip(states[:-1], states[1:], strict=True)):
+    for t, (before, after) in enumerate(itertools.pairwise(states)):
         teacher = copy.deepcopy(step.parts)
         step.layout.load_module(teacher, before["teacher"])
         with torch.no_grad():
