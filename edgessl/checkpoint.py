@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +51,6 @@ class Checkpoint:
         """The encoder with this checkpoint's weights, in evaluation mode."""
         encoder: Encoder = self.train_step().parts.encoder
         return encoder.eval()
-
-    def with_state(self, state: dict[str, torch.Tensor]) -> Checkpoint:
-        """The same checkpoint with other slots."""
-        return replace(self, state=state)
 
     def save(self, path: str | Path) -> None:
         """Write to `path` atomically (temporary file, fsync, rename)."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-CONTRACTS = ROOT / "tests" / "importlinter.toml"
+CONTRACTS = ROOT / "pyproject.toml"
 PACKAGES = ("edgessl", "export", "federated", "neuromorphic")
 CONFIG = tomllib.loads(CONTRACTS.read_text())["tool"]["importlinter"]
 # the parts of edgessl on top of the engine: they may import the other packages

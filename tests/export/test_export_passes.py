@@ -1,4 +1,4 @@
-"""Each clean-up pass on a small graph: it does what it says, and onnxruntime gives the same results before and after."""
+"""Each clean-up pass on a small graph: it does what it says, and the results in onnxruntime stay the same."""
 
 from __future__ import annotations
 
