@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass, field
@@ -63,6 +64,7 @@ class Checkpoint:
             "step": str(self.step),
             "provenance": json.dumps(self.provenance),
         }
+        metadata["sha256"] = _digest(arrays, metadata)
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
@@ -87,6 +89,8 @@ class Checkpoint:
             arrays, metadata = tensors.loads(Path(path).read_bytes())
             if metadata.get("format") != _FORMAT:
                 raise FormatError(f"format is {metadata.get('format')!r}, expected {_FORMAT!r}")
+            if metadata.pop("sha256", "") != _digest(arrays, metadata):
+                raise FormatError("SHA-256 disagrees with the content: the file was altered or damaged")
             recipe = parse_recipe(json.loads(metadata["recipe"]), str(path))
             spec = InputSpec.from_json(json.loads(metadata["input"]))
             history = arrays.pop("history")
@@ -98,3 +102,7 @@ class Checkpoint:
             raise DataError(f"{path}: cannot be read: {error.strerror}") from None
         except (FormatError, ConfigError, BundleError, KeyError, ValueError) as error:
             raise DataError(f"{path}: not a readable edgessl checkpoint: {error}") from None
+
+
+def _digest(arrays: dict[str, Any], metadata: dict[str, str]) -> str:
+    return hashlib.sha256(tensors.dumps(arrays, metadata)).hexdigest()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,11 +13,23 @@ from torch import nn
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """`module` in evaluation mode within, every part in the mode it had after."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
 @torch.no_grad()
 def embed(encoder: nn.Module, samples: Array, batch_size: int = 256) -> Array:
     """Embeddings `(N, D)` float32 of `samples` `(N, *shape)` float32, in evaluation mode."""
-    encoder.eval()
-    rows = [encoder(torch.from_numpy(samples[i : i + batch_size])) for i in range(0, len(samples), batch_size)]
+    with evaluation_mode(encoder):
+        rows = [encoder(torch.from_numpy(samples[i : i + batch_size])) for i in range(0, len(samples), batch_size)]
     return torch.cat(rows).numpy()
 
 

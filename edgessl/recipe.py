@@ -87,6 +87,10 @@ def build_step(recipe: Recipe, spec: InputSpec) -> TrainStep:
         ConfigError: unknown component, option or hyperparameter.
     """
     options = recipe.encoder.options
+    if taken := sorted({"mean", "std", "seed"} & set(options)):
+        raise ConfigError(
+            f"encoder {recipe.encoder.name}: unknown option {taken[0]!r}; it comes from the data or `seed`"
+        )
     encoder = build_encoder(recipe.encoder.name, spec.shape, mean=spec.mean, std=spec.std, seed=recipe.seed, **options)
     pipeline = (
         default_views(spec.kind, spec.shape)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -143,12 +144,12 @@ class TrainStep:
         autocast: torch.dtype | None = None,
     ) -> Gradient:
         """Loss and flat gradient; `autocast` runs the networks in that dtype (losses stay float32)."""
+        self.parts.train()  # whoever evaluated the encoder meanwhile may have left it in evaluation mode
         theta = state["theta"].detach().requires_grad_()
-        precision = torch.autocast(batch.device.type, autocast) if autocast is not None else nullcontext()
-        with torch.enable_grad(), precision:
-            loss, statistics = self._loss(theta, state, batch, noise, dict(hyper), gather)
+        with torch.enable_grad():
+            loss, statistics = self._loss(theta, state, batch, noise, dict(hyper), gather, autocast)
         (gradient,) = torch.autograd.grad(loss.value, theta)
-        embeddings = loss.embeddings.detach()
+        embeddings = gather(loss.embeddings.detach())
         return Gradient(
             direction=self._direction(gradient, statistics),
             loss=loss.value.detach(),
@@ -184,16 +185,25 @@ class TrainStep:
         self._loss = torch.compile(self._loss)  # type: ignore[method-assign]
 
     def _loss(
-        self, theta: Tensor, slots: State, batch: Tensor, noise: Tensor, hyper: State, gather: Gather
+        self,
+        theta: Tensor,
+        slots: State,
+        batch: Tensor,
+        noise: Tensor,
+        hyper: State,
+        gather: Gather,
+        autocast: torch.dtype | None,
     ) -> tuple[Loss, State]:
         """The objective's loss at `theta`, and the batch statistics its networks saw."""
         with torch.no_grad():
             a, b = self.views(batch, noise)
-        network = Network(self._apply, theta)
+        network = Network(partial(self._apply, autocast), theta)
         return self.objective.loss(network, slots, a, b, hyper, gather), network.statistics
 
-    def _apply(self, theta: Tensor, part: str, x: Tensor) -> tuple[Tensor, State]:
-        out = functional_call(self.parts, self.layout.unflatten(theta), (part, x))
+    def _apply(self, autocast: torch.dtype | None, theta: Tensor, part: str, x: Tensor) -> tuple[Tensor, State]:
+        precision = torch.autocast(x.device.type, autocast) if autocast is not None else nullcontext()
+        with precision:
+            out = functional_call(self.parts, self.layout.unflatten(theta), (part, x))
         out = out.float() if out.dtype in (torch.bfloat16, torch.float16) else out
         return out, collect_batch_statistics(self.parts)
 

@@ -78,8 +78,8 @@ def export_bundle(
     values = {**step.hyper, **(hyper or {})}
     if unknown := sorted(set(values) - set(step.hyper)):
         raise ConfigError(f"hyper: unknown {unknown[0]!r}; this step has {', '.join(step.hyper)}")
-    if calibration is not None and calibration.shape[1:] != spec.shape:
-        raise InputError(f"calibration: expected samples {spec.shape}, found {calibration.shape[1:]}")
+    if calibration is not None:
+        _check_calibration(calibration, spec.shape)
     graphs = graphs or trace_graphs(step, batch_size)
     encoder = checkpoint.encoder()
     parity: dict[str, Any] = {
@@ -124,8 +124,20 @@ def export_bundle(
     return pack(path, manifest, members)
 
 
+def _check_calibration(samples: Array, shape: tuple[int, ...]) -> None:
+    if samples.shape[1:] != shape or samples.dtype != np.float32:
+        raise InputError(f"calibration: expected float32 (N, *{shape}), found {samples.dtype} {samples.shape}")
+    if not np.isfinite(samples).all():
+        raise InputError("calibration: samples hold NaN or infinity; leave those out")
+
+
 def _split(calibration: Array) -> tuple[Array, Array]:
-    """Samples to calibrate with and samples to judge by: disjoint, interleaved so that both see the whole stream."""
+    """Samples to calibrate with and samples to judge by: disjoint, interleaved so that both see the whole stream.
+
+    Fewer than 32 are too few to set any aside; they serve for both.
+    """
+    if len(calibration) < 32:
+        return calibration, calibration
     keep = max(2, -(-len(calibration) // HELD_OUT))
     held_out = np.arange(len(calibration)) % keep == 0
     return calibration[~held_out], calibration[held_out]

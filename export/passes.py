@@ -15,7 +15,8 @@ from onnx.reference import ReferenceEvaluator
 from edgessl.errors import ExportError
 
 _FOLD_UP_TO = 1 << 20  # bytes; a larger folded constant would cost more than the operator
-_NEVER_FOLDED = ("ConstantOfShape", "RandomUniformLike", "RandomNormalLike", "Bernoulli")
+_RANDOM = ("RandomUniform", "RandomNormal", "RandomUniformLike", "RandomNormalLike", "Bernoulli", "Multinomial")
+_NEVER_FOLDED = ("ConstantOfShape", *_RANDOM)
 _MAY_BE_NO_OPS = ("Identity", "Cast", "CastLike", "Reshape", "Expand", "Shape")
 _UNIFORM_FROM = 64  # elements; a constant of one repeated value is stored as ConstantOfShape from here on
 
@@ -27,6 +28,7 @@ def clean(model: onnx.ModelProto, inputs: list[str], outputs: list[str], ir_vers
         ExportError: the graph uses a foreign domain or external data, or lost an input or output.
     """
     graph = model.graph
+    _check_self_contained(graph)
     constants_to_initializers(graph)
     while fold_constants(graph) + drop_no_ops(model) + merge_duplicates(graph):
         pass
@@ -66,13 +68,14 @@ def fold_constants(graph: onnx.GraphProto) -> int:
         if not constant or kept_names.intersection(node.output):
             continue
         feeds = {name: numpy_helper.to_array(values[name]) for name in node.input if name}
-        for name, value in zip(node.output, _evaluate(node, feeds), strict=True):
-            if value.nbytes <= _FOLD_UP_TO:
-                values[name] = numpy_helper.from_array(np.asarray(value), name)
-                graph.initializer.append(values[name])
-        if all(name in values for name in node.output):
-            graph.node.remove(node)
-            folded += 1
+        results = _evaluate(node, feeds)
+        if any(value.nbytes > _FOLD_UP_TO for value in results):
+            continue
+        for name, value in zip(node.output, results, strict=True):
+            values[name] = numpy_helper.from_array(value, name)
+            graph.initializer.append(values[name])
+        graph.node.remove(node)
+        folded += 1
     return folded
 
 
@@ -89,7 +92,7 @@ def drop_no_ops(model: onnx.ModelProto) -> int:
     """Remove Identity, and casts, reshapes and expands to what the input already is; Shape of a known shape becomes a
     constant. Returns how many went."""
     graph = model.graph
-    shapes, dtypes = _known_types(onnx.shape_inference.infer_shapes(model, data_prop=True).graph)
+    shapes, dtypes = _known_types(onnx.shape_inference.infer_shapes(model).graph)
     kept_names = {o.name for o in graph.output}
     renamed: dict[str, str] = {}
     went = 0
@@ -193,7 +196,11 @@ def uniform_constants(graph: onnx.GraphProto) -> None:
     made = []
     for tensor in list(graph.initializer):
         value = numpy_helper.to_array(tensor)
-        if value.size < _UNIFORM_FROM or value.dtype != np.float32 or not (value == value.flat[0]).all():
+        if (
+            value.size < _UNIFORM_FROM
+            or value.dtype != np.float32
+            or value.tobytes() != value.size * value.flat[0].tobytes()
+        ):
             continue
         shape_name = f"{tensor.name}.shape"
         fill = numpy_helper.from_array(value.reshape(-1)[:1], "value")
@@ -234,12 +241,17 @@ def strip(model: onnx.ModelProto) -> None:
     model.opset_import.extend(kept)
 
 
+def _check_self_contained(graph: onnx.GraphProto) -> None:
+    if any(t.data_location == onnx.TensorProto.EXTERNAL for t in graph.initializer):
+        raise ExportError("the graph keeps tensors in external files; a bundle's graphs hold everything themselves")
+
+
 def _check(model: onnx.ModelProto, inputs: list[str], outputs: list[str]) -> None:
     foreign = sorted({f"{n.domain}.{n.op_type}" for n in model.graph.node if n.domain not in ("", "ai.onnx")})
     if foreign or model.functions:
         raise ExportError(f"the graph uses operators outside the standard domain: {foreign or 'local functions'}")
-    if any(t.data_location == onnx.TensorProto.EXTERNAL for t in model.graph.initializer):
-        raise ExportError("the graph keeps tensors in external files; a bundle's graphs hold everything themselves")
+    if drawn := sorted({n.op_type for n in model.graph.node if n.op_type in _RANDOM}):
+        raise ExportError(f"the graph draws its own random numbers ({', '.join(drawn)}); take them from `noise`")
     found = [o.name for o in model.graph.output]
     if found != outputs:
         raise ExportError(f"the exported graph has outputs {found}; expected {outputs}")

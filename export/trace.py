@@ -23,6 +23,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from edgessl.encoders.base import Encoder
 from edgessl.errors import ExportError
+from edgessl.evaluate import evaluation_mode
 from edgessl.layout import ParameterLayout
 from edgessl.step import METRICS, State, TrainStep, hyper_tensors
 from export.lowerings import decompositions
@@ -57,7 +58,10 @@ def trace_step(step: TrainStep, batch_shape: Sequence[int]) -> onnx.ModelProto:
         return (*(new_state[name] for name in slots), *(metrics[name] for name in METRICS))
 
     arguments = (*state.values(), batch, noise, *hyper.values())
-    graph = make_fx(flat_step, decomposition_table=decompositions(), tracing_mode="real")(*arguments)
+    try:
+        graph = make_fx(flat_step, decomposition_table=decompositions(), tracing_mode="real")(*arguments)
+    except RuntimeError as error:
+        raise ExportError(f"the step cannot be traced: {_first_cause(error)}") from error
     merge_common_subexpressions(graph)
     return _to_onnx(graph, arguments, inputs, outputs)
 
@@ -77,14 +81,16 @@ class _EncoderFromTheta(nn.Module):
 
 def trace_encoder(encoder: Encoder, layout: ParameterLayout) -> onnx.ModelProto:
     """The encoder (evaluation mode) with the step's `theta` as an input, any batch size: `(theta, x) -> embedding`."""
-    module = _EncoderFromTheta(encoder.eval(), layout, "encoder.").eval()
+    module = _EncoderFromTheta(encoder, layout, "encoder.").eval()
     example = (torch.zeros(layout.size), torch.rand(2, *encoder.input_shape))
-    return _to_onnx(module, example, ["theta", "x"], ["embedding"], dynamic_batch="x")
+    with evaluation_mode(encoder):
+        return _to_onnx(module, example, ["theta", "x"], ["embedding"], dynamic_batch="x")
 
 
 def trace_frozen_encoder(encoder: Encoder) -> onnx.ModelProto:
     """The encoder (evaluation mode) with its weights inside, any batch size: `x -> embedding`."""
-    return _to_onnx(encoder.eval(), (torch.rand(2, *encoder.input_shape),), ["x"], ["embedding"], dynamic_batch="x")
+    with evaluation_mode(encoder):
+        return _to_onnx(encoder, (torch.rand(2, *encoder.input_shape),), ["x"], ["embedding"], dynamic_batch="x")
 
 
 def merge_common_subexpressions(graph: GraphModule) -> None:
@@ -134,7 +140,7 @@ def _to_onnx(
                 output_names=outputs,
                 verbose=False,
             )
-    except (torch.onnx.errors.OnnxExporterError, NotImplementedError) as error:
+    except Exception as error:  # the exporter raises what its dozen layers raise
         raise ExportError(f"the graph has no ONNX form: {_first_cause(error)}") from error
     assert exported is not None
     return clean(exported.model_proto, inputs, outputs, IR_VERSION)

@@ -26,8 +26,12 @@ def build_objective(name: str, **options: Any) -> Objective:
     if name not in OBJECTIVES:
         raise ConfigError(f"unknown objective {name!r}; choose one of {', '.join(OBJECTIVES)}")
     cls = OBJECTIVES[name]
-    known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise ConfigError(f"objective {name!r} has no option {unknown[0]!r}; it has {', '.join(known)}")
+    defaults: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for option, value in options.items():
+        if option not in defaults:
+            raise ConfigError(f"objective {name!r} has no option {option!r}; it has {', '.join(defaults)}")
+        kind = type(defaults[option])
+        if type(value) is not kind or (kind is int and value < 1):
+            wanted = "an integer of at least 1" if kind is int else kind.__name__
+            raise ConfigError(f"objective {name!r}: option {option!r} takes {wanted}, found {value!r}")
     return cls(**options)

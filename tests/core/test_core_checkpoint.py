@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickletools
 from collections.abc import Callable
 from pathlib import Path
@@ -99,7 +100,7 @@ def test_there_is_no_pickle_in_it(path: Path) -> None:
             pass
     arrays, metadata = tensors.loads(data)
     assert all(array.dtype.kind in "fiu" for array in arrays.values())
-    assert set(metadata) == {"format", "recipe", "input", "step", "provenance"}
+    assert set(metadata) == {"format", "recipe", "input", "step", "provenance", "sha256"}
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -134,7 +135,8 @@ def test_a_flipped_bit_is_refused(path: Path, tmp_path_factory: pytest.TempPathF
 
 def rewrite(path: Path, target: Path, **metadata: str | None) -> Path:
     arrays, known = tensors.loads(path.read_bytes())
-    merged = {k: v for k, v in {**known, **metadata}.items() if v is not None}
+    merged = {k: v for k, v in {**known, **metadata}.items() if v is not None and k != "sha256"}
+    merged["sha256"] = hashlib.sha256(tensors.dumps(arrays, merged)).hexdigest()  # wrong, but whole
     target.write_bytes(tensors.dumps(arrays, merged))
     return target
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from edgessl.encoders import ENCODERS
 from edgessl.errors import ParityError
 from edgessl.objectives import OBJECTIVES
 from edgessl.optim import OPTIMIZERS
+from edgessl.step import METRICS
 from export import STEP_TOLERANCE, Graphs, encoder_parity, export_bundle, step_parity
-from export.parity import STEPS, random_fields, relative_error
+from export.parity import METRIC_TOLERANCE, STEPS, random_fields, relative_error
 
 BATCH = 8
 
@@ -35,7 +37,12 @@ def test_faithful_graphs_pass(case: Any) -> None:
         figures = gate(case, case.graphs.train, state)
         assert figures["steps"] == STEPS == 5
         assert set(figures["slots"]) == set(state)
-        assert max(figures["slots"].values()) == figures["draws"][-1] <= STEP_TOLERANCE
+        assert max(figures["slots"].values()) <= STEP_TOLERANCE
+        assert set(figures["metrics"]) == set(METRICS)
+        assert max(figures["metrics"].values()) <= METRIC_TOLERANCE
+        assert (
+            figures["draws"][-1] <= 1 < min([*figures["draws"][:-1], 2])
+        )  # in tolerances; the first that passes ends it
         error = encoder_parity(case.encoder(state["theta"]), state["theta"], case.graphs.encoder, case.spec)
         assert 0 < error < 1e-5
 
@@ -48,7 +55,17 @@ def matrix() -> Iterator[tuple[str, str, str, str]]:
                     yield encoder, objective, optimizer, norm
 
 
+@pytest.fixture
+def bounded_memory() -> Iterator[None]:
+    """A trace that grows without bound must end in MemoryError, not take the machine with it."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (16 << 30, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("bounded_memory")
 @pytest.mark.parametrize(("encoder", "objective", "optimizer", "norm"), list(matrix()))
 def test_every_combination_passes(
     trace: Callable[..., Any], encoder: str, objective: str, optimizer: str, norm: str
