@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 
 from edgessl.device import tensors
+from edgessl.device.files import write_atomically
 from edgessl.device.specs import InputSpec
 from edgessl.encoders import Encoder
 from edgessl.errors import BundleError, ConfigError, DataError, FormatError
@@ -67,15 +67,9 @@ class Checkpoint:
         metadata["sha256"] = _digest(arrays, metadata)
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         try:
-            with open(temporary, "wb") as out:
-                out.write(tensors.dumps(arrays, metadata))
-                out.flush()
-                os.fsync(out.fileno())
-            os.replace(temporary, target)
+            write_atomically(target, tensors.dumps(arrays, metadata))
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise DataError(f"{target}: cannot be written: {error.strerror}") from error
 
     @classmethod

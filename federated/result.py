@@ -1,7 +1,6 @@
 """What a federation gives: the final weights and what happened in each round; on disk as one file."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgessl.device import tensors
+from edgessl.device.files import write_atomically
 from edgessl.errors import FederationError, FormatError
 
 
@@ -33,15 +33,9 @@ class FederationResult:
             "rounds": json.dumps(self.rounds),
             "seconds": repr(self.seconds),
         }
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            with open(temporary, "wb") as out:
-                out.write(tensors.dumps({"theta": self.theta}, metadata))
-                out.flush()
-                os.fsync(out.fileno())
-            os.replace(temporary, path)
+            write_atomically(path, tensors.dumps({"theta": self.theta}, metadata))
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise FederationError(f"{path}: cannot be written: {error.strerror or error}") from None
 
     @classmethod

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from edgessl.device import tensors
+from edgessl.device.files import write_atomically
 from edgessl.device.manifest import MAX_MANIFEST_BYTES, STATE_FILE, Manifest
 from edgessl.device.onnxwire import check_graph
 from edgessl.device.specs import MAX_BYTES, MemberSpec
@@ -108,15 +109,9 @@ def pack(path: str | os.PathLike[str], manifest: Manifest, members: Mapping[str,
             info.create_system, info.external_attr = 3, 0o644 << 16  # the same bytes on every platform
             archive.writestr(info, files[name])
     target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as out:
-            out.write(buffer.getbuffer())
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(temporary, target)
+        write_atomically(target, buffer.getbuffer())
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise BundleError(f"{target}: cannot be written: {error.strerror or error}") from None
     return bundle
 
