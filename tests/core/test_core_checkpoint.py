@@ -84,7 +84,7 @@ def test_a_failed_write_keeps_the_old_file(
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("edgessl.checkpoint.os.fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(DataError, match=r"run\.ckpt: cannot be written: No space left on device"):
         checkpoint.save(target)
     assert target.read_bytes() == b"old"
