@@ -62,7 +62,9 @@ def run(seed: int, epochs: int, steps_per_batch: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         print("\nexporting", file=sys.stderr)
         calibration = windows["phone", "bank"][0][::5]
-        bundle = export_bundle(checkpoint, Path(folder) / "wearable.edgessl", calibration=calibration)
+        bundle = export_bundle(
+            checkpoint, Path(folder) / "wearable.edgessl", calibration=calibration, hyper={"lr": 5e-4}
+        )
         runner = EncoderRunner(bundle)
         judge("frozen", lambda x: runner.embed(bundle.state()["theta"], x))
         judge("frozen int8", FrozenEncoderRunner(bundle).embed)
