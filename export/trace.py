@@ -21,11 +21,10 @@ from torch.func import functional_call
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from edgessl.encoders.base import Encoder
+from edgessl.encoders.base import Encoder, evaluation_mode
 from edgessl.errors import ExportError
-from edgessl.evaluate import evaluation_mode
 from edgessl.layout import ParameterLayout
-from edgessl.step import METRICS, State, TrainStep, hyper_tensors
+from edgessl.step import METRICS, TrainStep, hyper_tensors
 from export.lowerings import decompositions
 from export.passes import clean
 
@@ -163,6 +162,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(previous)
-
-
-__all__ = ["IR_VERSION", "OPSET", "State", "trace_encoder", "trace_frozen_encoder", "trace_step"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TypeAlias
 
 import torch
@@ -120,20 +121,27 @@ class Encoder(nn.Module):
         return backbone, tail
 
 
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """`module` in evaluation mode within, every part in the mode it had after."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
 @torch.no_grad()
 def _output_shape(stages: nn.Sequential, input_shape: tuple[int, ...]) -> tuple[int, ...]:
     """Runs one sample of zeros in eval mode, which leaves no batch statistics, and restores the modes."""
-    training = [module for module in stages.modules() if module.training]
     sample = torch.zeros(1, *input_shape)
     for parameter in stages.parameters():
         sample = sample.to(parameter)
         break
-    stages.eval()
-    try:
+    with evaluation_mode(stages):
         return tuple(stages(sample).shape[1:])
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _axes(shape: tuple[int, ...]) -> str:

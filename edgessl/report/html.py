@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from edgessl.device.files import write_atomically
 from edgessl.errors import MissingDependencyError
 from edgessl.report.results import Results, read_results
 
@@ -38,9 +38,7 @@ def demo_report(data: Mapping[str, Any], path: Path) -> None:
         MissingDependencyError: matplotlib or jinja2 is not installed.
     """
     text = render("demo.html.j2", {"data": data, **_context(data)})
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    write_atomically(path, text.encode())
 
 
 def render(template: str, context: Mapping[str, Any]) -> str:
