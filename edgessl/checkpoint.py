@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,15 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgessl.device import tensors
-from edgessl.device.files import write_atomically
+from edgessl.checkpoint_file import read_checkpoint, write_checkpoint
 from edgessl.device.specs import InputSpec
 from edgessl.encoders import Encoder
-from edgessl.errors import BundleError, ConfigError, DataError, FormatError
+from edgessl.errors import BundleError, ConfigError, DataError
 from edgessl.recipe import Recipe, build_step, parse_recipe
-from edgessl.step import METRICS, TrainStep
-
-_FORMAT = "edgessl-checkpoint-1"
+from edgessl.step import TrainStep
 
 
 @dataclass(frozen=True)
@@ -31,8 +26,10 @@ class Checkpoint:
         input: what one sample is.
         step: steps taken so far.
         state: every slot by name, CPU tensors.
-        history: `(rows, 1 + len(METRICS))` float64: step number, then the metrics.
-        provenance: versions, commit, data hash: strings and numbers.
+        history: `(rows, len(columns))` float64; NaN where a figure does not exist.
+        columns: what the history's columns are; "step" first.
+        provenance: versions, commit, data hash, and what the run cost (time, memory, energy).
+        probe: state of the online probe; {} where there was none.
     """
 
     recipe: Recipe
@@ -40,7 +37,9 @@ class Checkpoint:
     step: int
     state: dict[str, torch.Tensor]
     history: np.ndarray[Any, np.dtype[np.float64]]
+    columns: tuple[str, ...]
     provenance: dict[str, Any] = field(default_factory=dict)
+    probe: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def train_step(self) -> TrainStep:
         """The training step, its encoder holding this checkpoint's weights."""
@@ -53,24 +52,25 @@ class Checkpoint:
         encoder: Encoder = self.train_step().parts.encoder
         return encoder.eval()
 
+    def rows(self) -> list[dict[str, float]]:
+        """The history as one dict per row, "step" first."""
+        return [dict(zip(self.columns, map(float, row), strict=True)) for row in self.history]
+
     def save(self, path: str | Path) -> None:
-        """Write to `path` atomically (temporary file, fsync, rename)."""
-        arrays = {f"slot.{name}": value.numpy() for name, value in self.state.items()}
-        arrays["history"] = self.history
-        metadata = {
-            "format": _FORMAT,
-            "recipe": self.recipe.model_dump_json(),
-            "input": json.dumps(self.input.to_json()),
-            "step": str(self.step),
-            "provenance": json.dumps(self.provenance),
+        """Write to `path` atomically (temporary file, fsync, rename).
+
+        Raises:
+            DataError: the disk refuses.
+        """
+        groups = {"slot": self.state, "probe": self.probe}
+        arrays = {f"{group}.{name}": t.numpy() for group, named in groups.items() for name, t in named.items()}
+        documents = {
+            "recipe": self.recipe.model_dump(mode="json"),
+            "input": self.input.to_json(),
+            "columns": list(self.columns),
+            "provenance": self.provenance,
         }
-        metadata["sha256"] = _digest(arrays, metadata)
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            write_atomically(target, tensors.dumps(arrays, metadata))
-        except OSError as error:
-            raise DataError(f"{target}: cannot be written: {error.strerror}") from error
+        write_checkpoint(Path(path), {**arrays, "history": self.history}, self.step, documents)
 
     @classmethod
     def load(cls, path: str | Path) -> Checkpoint:
@@ -79,24 +79,16 @@ class Checkpoint:
         Raises:
             DataError: missing, damaged, or not a checkpoint of this version.
         """
+        arrays, step, documents = read_checkpoint(Path(path))
+        history = arrays.pop("history")
+        named = {name: torch.from_numpy(value) for name, value in arrays.items()}
+        state, probe = (
+            {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}
+            for prefix in ("slot.", "probe.")
+        )
         try:
-            arrays, metadata = tensors.loads(Path(path).read_bytes())
-            if metadata.get("format") != _FORMAT:
-                raise FormatError(f"format is {metadata.get('format')!r}, expected {_FORMAT!r}")
-            if metadata.pop("sha256", "") != _digest(arrays, metadata):
-                raise FormatError("SHA-256 disagrees with the content: the file was altered or damaged")
-            recipe = parse_recipe(json.loads(metadata["recipe"]), str(path))
-            spec = InputSpec.from_json(json.loads(metadata["input"]))
-            history = arrays.pop("history")
-            state = {name.removeprefix("slot."): torch.from_numpy(value) for name, value in arrays.items()}
-            if history.ndim != 2 or history.shape[1] != 1 + len(METRICS) or "theta" not in state:
-                raise FormatError("history or theta is missing")
-            return cls(recipe, spec, int(metadata["step"]), state, history, json.loads(metadata["provenance"]))
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-        except (FormatError, ConfigError, BundleError, KeyError, ValueError) as error:
+            recipe = parse_recipe(documents["recipe"], str(path))
+            spec = InputSpec.from_json(documents["input"])
+        except (ConfigError, BundleError, ValueError) as error:
             raise DataError(f"{path}: not a readable edgessl checkpoint: {error}") from None
-
-
-def _digest(arrays: dict[str, Any], metadata: dict[str, str]) -> str:
-    return hashlib.sha256(tensors.dumps(arrays, metadata)).hexdigest()
+        return cls(recipe, spec, step, state, history, tuple(documents["columns"]), documents["provenance"], probe)

@@ -60,3 +60,19 @@ class Processes:
         direction[layout.trained_end : layout.statistics_end] /= self.count
         dist.all_reduce(direction)
         return replace(gradient, direction=direction)
+
+    def by_view(self, gathered: Tensor, batch_size: int) -> Tensor:
+        """`gather`ed embeddings `(M, D)`, process by process, as rows view by view; M a multiple of `batch_size`."""
+        if self.count == 1:
+            return gathered
+        views = len(gathered) // batch_size
+        parts = gathered.reshape(self.count, views, batch_size // self.count, *gathered.shape[1:])
+        return parts.transpose(0, 1).reshape(gathered.shape)
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is True in any process; every process has to ask."""
+        if self.count == 1:
+            return flag
+        found = torch.tensor(float(flag), device="cuda" if dist.get_backend() == "nccl" else "cpu")
+        dist.all_reduce(found)
+        return bool(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import sys
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
@@ -52,6 +53,21 @@ def installed_mb(packages: Iterable[str]) -> float:
     """
     files = {file for name in _with_requirements(packages) for file in _files(name)}
     return sum(file.stat().st_size for file in files if file.is_file()) / 1e6
+
+
+def peak_rss_mb() -> float:
+    """Largest resident memory of this process so far, in 1e6 bytes."""
+    try:
+        # Linux: ru_maxrss survives exec, so a child would report its parent's peak when that was larger
+        found = re.search(r"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    if found:
+        return int(found[1]) * 1024 / 1e6
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
 def _with_requirements(packages: Iterable[str]) -> set[str]:

@@ -9,8 +9,8 @@ import math
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,22 +21,26 @@ import torch
 
 import edgessl
 from edgessl.checkpoint import Checkpoint
-from edgessl.data.source import Source, channel_statistics, content_hash, epoch_order
-from edgessl.device.noise import step_noise
+from edgessl.cost import RunCost
+from edgessl.data.source import Source, channel_statistics, content_hash
 from edgessl.device.specs import InputSpec
+from edgessl.diagnostics import WATCHED, collapse_warning, watch
 from edgessl.distributed import Processes
+from edgessl.energy import GRID_G_PER_KWH
 from edgessl.errors import ConfigError
-from edgessl.recipe import Recipe, build_step
+from edgessl.probing import BatchProbe
+from edgessl.reader import Reader
+from edgessl.recipe import Recipe, advice, build_step
 from edgessl.step import METRICS, hyper_tensors
 
 LOG_EVERY = 10  # steps between rows of the history
-COLLAPSE_STD = 0.05  # embedding_std below which the embeddings have all but collapsed to a point
-COLLAPSE_RANK = 1.5  # effective_rank below which they have collapsed to a line
+COLUMNS = ("step", *METRICS, *WATCHED)  # and "probe_accuracy" where labels are given
+Labels = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True)
 class Progress:
-    """One row of the live display."""
+    """One row of the live display; `metrics` holds the history's columns, the step aside."""
 
     step: int
     total: int
@@ -59,10 +63,14 @@ def pretrain(
     checkpoint: str | Path | None = None,
     save_every: int = 200,
     device: str = "cpu",
+    labels: Labels | None = None,
+    grid_g_per_kwh: float = GRID_G_PER_KWH,
     stop_after: int | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_warning: Callable[[str], None] = warnings.warn,
 ) -> Checkpoint:
-    """Train `recipe` on the unlabelled samples of `source`; labels are never read.
+    """Train `recipe` on the unlabelled samples of `source`; `source.labels` is never read.
 
     Args:
         recipe: what to train and how.
@@ -70,22 +78,34 @@ def pretrain(
         checkpoint: file to write every `save_every` steps and at the end; if it exists, training resumes from it.
         save_every: steps between checkpoints.
         device: "cpu", "cuda" or "cuda:N". Under `torchrun`, "cuda" is this process's GPU.
+        labels: classes of the samples `(len(source),)` int64, -1 where unknown, for an online linear probe that reads
+            detached embeddings; what is trained stays the same, bit for bit. The history then has `probe_accuracy`.
+        grid_g_per_kwh: grams of CO2 equivalent per kWh of the local grid, for the estimate in the provenance.
         stop_after: stop (with a checkpoint) after this many steps in all, as a pre-empted run would.
+        should_stop: asked after every step (under `torchrun` every `LOG_EVERY`); True from any process stops all, with
+            a checkpoint.
         on_progress: called every `LOG_EVERY` steps on the first process.
+        on_warning: told in a sentence what is allowed but unwise about the recipe.
 
     Returns:
-        The final checkpoint (the same on every process).
+        The final checkpoint (the same on every process but for its provenance). The provenance says what the run cost:
+        `seconds`, `input_wait_share` (waiting for data, of waiting and computing), `peak_rss_mb`, on a GPU
+        `peak_gpu_mb`, and `energy` (see `edgessl.energy`; the first process's).
 
     Raises:
-        ConfigError: the checkpoint belongs to another recipe, or there is less than one batch of data.
+        ConfigError: the checkpoint belongs to another recipe, there is less than one batch of data, or the recipe does
+            not fit the data.
     """
     target = torch.device(device)
     processes = Processes.from_environment(target)
     if target.type == "cuda":
         target = torch.device("cuda", target.index if target.index is not None else processes.rank)
         torch.cuda.set_device(target)
+    recipe = recipe.for_kind(source.kind)
     start = _resume_or_start(recipe, source, Path(checkpoint) if checkpoint is not None else None)
     step = build_step(recipe, start.input)
+    for text in advice(recipe, processes.count):
+        on_warning(text)
     if recipe.compile:
         step.compile()
     per_epoch = len(source) // recipe.batch_size
@@ -94,43 +114,64 @@ def pretrain(
     total = recipe.epochs * per_epoch
     last = total if stop_after is None else min(total, stop_after)
     state = {name: value.to(target) for name, value in start.state.items()}
-    history = [list(row) for row in start.history]
+    # where a run was cut off there is a row that the uninterrupted run has not
+    history = [row for row in start.rows() if row["step"] % LOG_EVERY == 0 or row["step"] == total]
+    columns = COLUMNS if labels is None and "probe_accuracy" not in start.columns else (*COLUMNS, "probe_accuracy")
+    probe = None if labels is None else BatchProbe(labels, len(source), start.probe)
     autocast = torch.bfloat16 if recipe.precision == "bfloat16" else None
     mine = processes.share(recipe.batch_size)
+    reader = Reader(source, recipe.seed, step.noise_shape(recipe.batch_size), mine, pinned=target.type == "cuda")
+    cost = RunCost(start.provenance, reader, target, grid_g_per_kwh)
+    done = start.step
 
-    def snapshot(t: int) -> Checkpoint:
-        rows = np.asarray(history, np.float64).reshape(-1, 1 + len(METRICS))
+    def snapshot() -> Checkpoint:
+        rows = np.array([[row.get(name, math.nan) for name in columns] for row in history], np.float64)
         slots = {name: value.detach().cpu() for name, value in state.items()}
-        return Checkpoint(recipe, start.input, t, slots, rows, start.provenance)
+        provenance = cost.provenance() if done > start.step else start.provenance
+        kept = start.probe if probe is None else probe.state()
+        return Checkpoint(recipe, start.input, done, slots, rows.reshape(-1, len(columns)), columns, provenance, kept)
 
-    def save(t: int) -> None:
+    def save() -> None:
         if checkpoint is not None and processes.rank == 0:
-            snapshot(t).save(checkpoint)
+            snapshot().save(checkpoint)
 
     clock = time.perf_counter()
-    for t, samples in _batches(source, recipe, start.step, last, mine):
-        hyper = {**step.hyper, "lr": step.hyper["lr"] * schedule(t, total, recipe.warmup, recipe.final_lr)}
-        noise = step_noise(recipe.seed, t, step.noise_shape(recipe.batch_size))[mine]
-        scalars = hyper_tensors(hyper, target)
-        gradient = step.gradient(
-            state,
-            torch.from_numpy(samples).to(target, non_blocking=True),
-            torch.from_numpy(noise).to(target, non_blocking=True),
-            scalars,
-            gather=processes.gather,
-            autocast=autocast,
-        )
-        state, metrics = step.update(state, processes.reduce(gradient, step.layout), scalars)
-        if (t + 1) % LOG_EVERY == 0 or t + 1 == last:
-            values = {name: float(value) for name, value in metrics.items()}
-            history.append([t + 1, *(values[name] for name in METRICS)])
+    for portion in reader.batches(start.step, last):
+        with cost.computing():
+            t, done = portion.t, portion.t + 1
+            hyper = {**step.hyper, "lr": step.hyper["lr"] * schedule(t, total, recipe.warmup, recipe.final_lr)}
+            scalars = hyper_tensors(hyper, target)
+            gradient = step.gradient(
+                state,
+                portion.samples.to(target, non_blocking=True),
+                portion.noise.to(target, non_blocking=True),
+                scalars,
+                gather=processes.gather,
+                autocast=autocast,
+                chunk=recipe.chunk,
+            )
+            state, metrics = step.update(state, processes.reduce(gradient, step.layout), scalars)
+            if probe is not None:
+                probe.learn(processes.by_view(gradient.embeddings, recipe.batch_size), portion.indices)
+        asked = should_stop() if processes.count == 1 else done % LOG_EVERY == 0 and processes.any(should_stop())
+        stopping = asked or done == last
+        if stopping or done % LOG_EVERY == 0:
+            with cost.computing():
+                figures = {name: float(value) for name, value in metrics.items()}
+                figures |= watch(processes.by_view(gradient.embeddings, recipe.batch_size), recipe.batch_size)
+            if probe is not None:
+                figures["probe_accuracy"] = probe.accuracy()
+            history.append({"step": float(done), **figures})
+            cost.sample()
             if processes.rank == 0:
-                rate = (t + 1 - start.step) * recipe.batch_size / (time.perf_counter() - clock)
-                on_progress(Progress(t + 1, total, values, hyper["lr"], rate, collapse_warning(values)))
-        if (t + 1) % save_every == 0 and t + 1 < last:
-            save(t + 1)
-    save(max(last, start.step))
-    return snapshot(max(last, start.step))
+                rate = (done - start.step) * recipe.batch_size / (time.perf_counter() - clock)
+                on_progress(Progress(done, total, figures, hyper["lr"], rate, collapse_warning(figures)))
+        if stopping:
+            break
+        if done % save_every == 0:
+            save()
+    save()
+    return snapshot()
 
 
 def schedule(t: int, total: int, warmup: float, final: float) -> float:
@@ -142,22 +183,12 @@ def schedule(t: int, total: int, warmup: float, final: float) -> float:
     return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * along))
 
 
-def collapse_warning(metrics: dict[str, float]) -> str | None:
-    """What is wrong with the embeddings, in words, or None."""
-    if not all(math.isfinite(value) for value in metrics.values()):
-        return "the loss or its gradient is not finite: lower the learning rate"
-    if metrics["embedding_std"] < COLLAPSE_STD:
-        return f"embeddings are collapsing to a point (std {metrics['embedding_std']:.3f} of 1)"
-    if metrics["effective_rank"] < COLLAPSE_RANK:
-        return f"embeddings are collapsing to a line (effective rank {metrics['effective_rank']:.2f})"
-    return None
-
-
 def _resume_or_start(recipe: Recipe, source: Source, path: Path | None) -> Checkpoint:
     if path is None or not path.exists():
         spec = input_spec(source)
-        empty = np.zeros((0, 1 + len(METRICS)))
-        return Checkpoint(recipe, spec, 0, build_step(recipe, spec).initial_state(), empty, _provenance(recipe, source))
+        empty = np.zeros((0, len(COLUMNS)))
+        state = build_step(recipe, spec).initial_state()
+        return Checkpoint(recipe, spec, 0, state, empty, COLUMNS, _provenance(recipe, source))
     saved = Checkpoint.load(path)
     if saved.recipe != recipe:
         ours, theirs = recipe.model_dump(), saved.recipe.model_dump()
@@ -166,26 +197,6 @@ def _resume_or_start(recipe: Recipe, source: Source, path: Path | None) -> Check
     if saved.provenance.get("data") != content_hash(source):
         raise ConfigError(f"{path} was trained on other data; give another path, or delete it")
     return saved
-
-
-def _batches(
-    source: Source, recipe: Recipe, first: int, last: int, rows: slice
-) -> Iterator[tuple[int, np.ndarray[Any, np.dtype[np.float32]]]]:
-    """`(t, rows of batch t)` for steps `first` to `last`, read one batch ahead in a thread."""
-    per_epoch = len(source) // recipe.batch_size
-
-    def read(t: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-        order = epoch_order(len(source), recipe.seed, t // per_epoch)
-        start = (t % per_epoch) * recipe.batch_size
-        return source.take(order[start : start + recipe.batch_size][rows])
-
-    with ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(read, first) if first < last else None
-        for t in range(first, last):
-            assert ahead is not None
-            samples = ahead.result()
-            ahead = reader.submit(read, t + 1) if t + 1 < last else None
-            yield t, samples
 
 
 def _provenance(recipe: Recipe, source: Source) -> dict[str, Any]:

@@ -6,7 +6,11 @@
     hyper = { lr = 0.002 }
     epochs = 40
 
-Unknown keys and wrong types are refused.
+Unknown keys and wrong types are refused. An encoder called "auto" is the default of the input's kind.
+
+Where memory is short, set `chunk`: the encoder then takes that many rows at a time and recomputes their activations in
+the backward pass. For losses that couple samples this is GradCache (Gao et al. 2021, arXiv 2101.06983), and it makes
+gradient accumulation needless: the loss is that of the whole batch, not of its pieces.
 """
 
 from __future__ import annotations
@@ -18,12 +22,22 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgessl.device.specs import InputSpec
-from edgessl.encoders import build_encoder
+from edgessl.encoders import ENCODERS, BatchNorm, build_encoder
 from edgessl.errors import ConfigError
-from edgessl.objectives import build_objective
+from edgessl.objectives import OBJECTIVES, Objective, build_objective
 from edgessl.optim import build_optimizer
 from edgessl.step import TrainStep
-from edgessl.views import Pipeline, TwoViews, default_views
+from edgessl.views import Pipeline, default_views
+
+AUTO = "auto"
+DEFAULT_ENCODERS = {
+    "image": "ds_cnn_s",
+    "spectrogram": "ds_cnn_s",
+    "signal": "cnn1d",
+    "tokens": "token_transformer",
+    "pair": "pair",
+}
+SMALL_BATCH = 32  # samples below which batch statistics are mostly noise (Wu and He 2018, figure 1)
 
 
 class Part(BaseModel):
@@ -38,7 +52,7 @@ class Recipe(BaseModel):
     """Everything that determines a pretraining run, given the data."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    encoder: Part = Part(name="ds_cnn_s")
+    encoder: Part = Part(name="auto")
     objective: Part = Part(name="simclr")
     optimizer: str = "adamw"
     views: list[Part] | None = Field(None, description="transforms in order; none: the defaults of the input's kind")
@@ -52,6 +66,20 @@ class Recipe(BaseModel):
     seed: int = Field(0, ge=0)
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of the networks; losses stay float32")
     compile: bool = Field(False, description="torch.compile the loss (worth it on a GPU)")
+    chunk: int | None = Field(None, ge=1, description="rows per encoder pass, recomputed in the backward pass")
+
+    def for_kind(self, kind: str) -> Recipe:
+        """This recipe with the encoder's name settled for input of `kind`.
+
+        Raises:
+            ConfigError: the encoder is "auto" and no encoder is the default of this kind.
+        """
+        if self.encoder.name != AUTO:
+            return self
+        if kind not in DEFAULT_ENCODERS:
+            raise ConfigError(f"no default encoder for {kind!r}; name one of {', '.join(ENCODERS)}")
+        encoder = Part(name=DEFAULT_ENCODERS[kind], options=self.encoder.options)
+        return self.model_copy(update={"encoder": encoder})
 
 
 def parse_recipe(values: dict[str, Any], where: str = "recipe") -> Recipe:
@@ -84,14 +112,20 @@ def build_step(recipe: Recipe, spec: InputSpec) -> TrainStep:
     """The training step a recipe describes, for samples of `spec`; initial weights depend on `recipe.seed` alone.
 
     Raises:
-        ConfigError: unknown component, option or hyperparameter.
+        ConfigError: unknown component, option or hyperparameter, or components that do not go together.
     """
+    recipe = recipe.for_kind(spec.kind)
     options = recipe.encoder.options
-    if taken := sorted({"mean", "std", "seed"} & set(options)):
+    if taken := sorted({"mean", "std", "seed", "vocabulary"} & set(options)):
         raise ConfigError(
             f"encoder {recipe.encoder.name}: unknown option {taken[0]!r}; it comes from the data or `seed`"
         )
-    encoder = build_encoder(recipe.encoder.name, spec.shape, mean=spec.mean, std=spec.std, seed=recipe.seed, **options)
+    objective = build_objective(recipe.objective.name, **recipe.objective.options)
+    _check_fit(recipe, objective, spec)
+    known = {"vocabulary": spec.vocabulary, **options} if spec.kind == "tokens" else options
+    encoder = build_encoder(recipe.encoder.name, spec.shape, mean=spec.mean, std=spec.std, seed=recipe.seed, **known)
+    if recipe.chunk is not None and any(isinstance(module, BatchNorm) for module in encoder.modules()):
+        raise ConfigError("chunk: batch norm would take each chunk for a batch of its own; use the norm 'group'")
     pipeline = (
         default_views(spec.kind, spec.shape)
         if recipe.views is None
@@ -99,9 +133,9 @@ def build_step(recipe: Recipe, spec: InputSpec) -> TrainStep:
     )
     step = TrainStep(
         encoder,
-        build_objective(recipe.objective.name, **recipe.objective.options),
+        objective,
         build_optimizer(recipe.optimizer),
-        TwoViews(pipeline),
+        pipeline,
         seed=recipe.seed,
         norm="batch" if options.get("norm") == "batch" else "layer",
     )
@@ -110,3 +144,37 @@ def build_step(recipe: Recipe, spec: InputSpec) -> TrainStep:
         raise ConfigError(f"hyper: unknown {unknown[0]!r}; this recipe has {', '.join(step.hyper)}")
     step.hyper.update(recipe.hyper)
     return step
+
+
+def advice(recipe: Recipe, processes: int = 1) -> list[str]:
+    """What is allowed but seldom wise about a recipe, in sentences; `processes` share its batch."""
+    share = recipe.batch_size // processes
+    if recipe.encoder.options.get("norm") == "batch" and share < SMALL_BATCH:
+        return [
+            f"batch norm takes its statistics from {share} samples here; below {SMALL_BATCH} they are mostly noise: "
+            "use the norm 'group', which does not see the batch, or a larger batch"
+        ]
+    return []
+
+
+def _check_fit(recipe: Recipe, objective: Objective, spec: InputSpec) -> None:
+    encoder = ENCODERS.get(recipe.encoder.name)
+    if encoder is not None and spec.kind not in encoder.kinds:
+        fit = [name for name, entry in ENCODERS.items() if spec.kind in entry.kinds]
+        raise ConfigError(
+            f"encoder {recipe.encoder.name} takes {', '.join(encoder.kinds)}, not {spec.kind}; "
+            f"for {spec.kind}: {', '.join(fit)}"
+        )
+    able = {name: found for name, found in OBJECTIVES.items() if spec.kind in found.kinds}
+    if spec.kind not in objective.kinds:
+        raise ConfigError(
+            f"objective {objective.name} takes {', '.join(objective.kinds)}, not {spec.kind}; "
+            f"for {spec.kind}: {', '.join(able) or 'none'}"
+        )
+    if recipe.batch_size < objective.min_batch:
+        content = [name for name, found in able.items() if found.min_batch <= recipe.batch_size]
+        raise ConfigError(
+            f"batch_size {recipe.batch_size}: {objective.name} needs {objective.min_batch} samples or more. Where "
+            f"memory is short, `chunk` (rows per encoder pass) makes a larger batch fit; with {recipe.batch_size} "
+            f"samples these do: {', '.join(content) or 'none'}"
+        )

@@ -9,23 +9,26 @@ against. It has two halves, so that data-parallel training puts ONE all-reduce b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
 
 from edgessl.encoders.base import Encoder
 from edgessl.encoders.norm import collect_batch_statistics
 from edgessl.errors import ConfigError
 from edgessl.layout import ParameterLayout
-from edgessl.objectives import Gather, Loss, Network, Objective
+from edgessl.objectives import Batch, Gather, Loss, Network, Objective
 from edgessl.objectives.functional import effective_rank, embedding_std
 from edgessl.optim import Optimizer, clip_by_norm
-from edgessl.views import TwoViews
+from edgessl.views import MultiViews, Pipeline
 
 State = dict[str, Tensor]
 METRICS = ("loss", "grad_norm", "embedding_std", "effective_rank")
@@ -36,18 +39,20 @@ class Gradient:
     """What the first half of a step hands to the second.
 
     `direction` `(size,)` holds the gradient on the trained prefix, the batch statistics on the statistic entries and
-    zero on the fixed ones: one vector to all-reduce.
+    zero on the fixed ones: one vector to all-reduce. `embeddings` `(M, D)` are the joined batch's, M a multiple of its
+    size.
     """
 
     direction: Tensor
     loss: Tensor
     slots: State
+    embeddings: Tensor
     embedding_std: Tensor
     effective_rank: Tensor
 
 
 class _Parts(nn.Module):
-    """Encoder and heads under their names; `forward(part, x)` lets functional_call reach each."""
+    """Encoder and heads under their names; `forward(part, ...)` lets functional_call reach each, and their methods."""
 
     def __init__(self, encoder: Encoder, heads: Mapping[str, nn.Module]) -> None:
         super().__init__()
@@ -55,18 +60,19 @@ class _Parts(nn.Module):
         for name, head in heads.items():
             self.add_module(name, head)
 
-    def forward(self, part: str, x: Tensor) -> Tensor:
-        return self.get_submodule(part)(x)
+    def forward(self, part: str, *arguments: Any) -> Tensor:
+        out: Tensor = attrgetter(part)(self)(*arguments)
+        return out
 
 
 class TrainStep:
-    """Encoder + objective + optimizer + views, as one pure function of tensors.
+    """Encoder + objective + optimizer + pipeline of views, as one pure function of tensors.
 
     Args:
         encoder: the encoder to train (its current values are the initial theta).
         objective: loss, heads and slots.
         optimizer: pure update rule.
-        views: makes the two views from (batch, noise).
+        pipeline: makes views from (batch, noise); as many as the objective takes.
         seed: initialises the heads and random slots; torch's global generator is left alone.
         norm: kind of norm in the heads; "batch" where the encoder uses batch norm, else "layer".
     """
@@ -76,17 +82,18 @@ class TrainStep:
         encoder: Encoder,
         objective: Objective,
         optimizer: Optimizer,
-        views: TwoViews,
+        pipeline: Pipeline,
         *,
         seed: int = 0,
         norm: str = "layer",
     ) -> None:
         self.objective = objective
         self.optimizer = optimizer
-        self.views = views
+        self.views = MultiViews(pipeline, objective.crops())
+        self._own_noise = objective.noise_width(pipeline.shape)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.parts = _Parts(encoder, objective.heads(encoder.embedding_dim, norm)).train()
+            self.parts = _Parts(encoder, objective.heads(encoder, norm)).train()
             self.layout = ParameterLayout.of(self.parts)
             theta = self.layout.flatten_module(self.parts)
             objective_slots = objective.slots(theta)
@@ -115,8 +122,9 @@ class TrainStep:
         return {name: value.clone() for name, value in self._initial.items()}
 
     def noise_shape(self, batch_size: int) -> tuple[int, int]:
-        """Shape of the uniform noise that a batch of `batch_size` samples needs."""
-        return batch_size, self.views.width
+        """Shape of the uniform noise that a batch of `batch_size` samples needs: the views' columns, then the
+        objective's own; one idle column where neither needs any, since a graph's inputs have no empty axes."""
+        return batch_size, max(1, self.views.width + self._own_noise)
 
     def __call__(self, state: State, batch: Tensor, noise: Tensor, hyper: Mapping[str, Tensor]) -> tuple[State, State]:
         """One step.
@@ -124,7 +132,7 @@ class TrainStep:
         Args:
             state: slot name -> tensor; `theta` `(size,)` float32 and the slots of optimizer and objective.
             batch: samples `(N, *input_shape)` float32, raw units.
-            noise: uniform [0, 1) `(N, views.width)` float32.
+            noise: uniform [0, 1), float32, of shape `noise_shape(N)`.
             hyper: 0-d float32 tensors for every name in `self.hyper`.
 
         Returns:
@@ -142,18 +150,26 @@ class TrainStep:
         *,
         gather: Gather = lambda rows: rows,
         autocast: torch.dtype | None = None,
+        chunk: int | None = None,
     ) -> Gradient:
-        """Loss and flat gradient; `autocast` runs the networks in that dtype (losses stay float32)."""
+        """Loss and flat gradient, for the same result up to rounding in less memory or time.
+
+        Args:
+            autocast: dtype to run the networks in; losses stay float32.
+            chunk: rows that the encoder takes at a time; their activations are not kept but recomputed in the backward
+                pass (Chen et al. 2016, arXiv 1604.06174; for losses that couple samples, GradCache, Gao et al. 2021).
+        """
         self.parts.train()  # whoever evaluated the encoder meanwhile may have left it in evaluation mode
         theta = state["theta"].detach().requires_grad_()
         with torch.enable_grad():
-            loss, statistics = self._loss(theta, state, batch, noise, dict(hyper), gather, autocast)
+            loss, statistics = self._loss(theta, state, batch, noise, dict(hyper), gather, autocast, chunk)
         (gradient,) = torch.autograd.grad(loss.value, theta)
         embeddings = gather(loss.embeddings.detach())
         return Gradient(
             direction=self._direction(gradient, statistics),
             loss=loss.value.detach(),
             slots=loss.slots,
+            embeddings=embeddings,
             embedding_std=embedding_std(embeddings),
             effective_rank=effective_rank(embeddings),
         )
@@ -188,24 +204,33 @@ class TrainStep:
         self,
         theta: Tensor,
         slots: State,
-        batch: Tensor,
+        samples: Tensor,
         noise: Tensor,
         hyper: State,
         gather: Gather,
         autocast: torch.dtype | None,
+        chunk: int | None,
     ) -> tuple[Loss, State]:
         """The objective's loss at `theta`, and the batch statistics its networks saw."""
+        used = self.views.width
         with torch.no_grad():
-            a, b = self.views(batch, noise)
-        network = Network(partial(self._apply, autocast), theta)
-        return self.objective.loss(network, slots, a, b, hyper, gather), network.statistics
+            views = self.views(samples, noise[:, :used])
+        batch = Batch(samples, views, noise[:, used : used + self._own_noise])
+        network = Network(partial(self._apply, autocast, chunk), theta)
+        return self.objective.loss(network, slots, batch, hyper, gather), network.statistics
 
-    def _apply(self, autocast: torch.dtype | None, theta: Tensor, part: str, x: Tensor) -> tuple[Tensor, State]:
-        precision = torch.autocast(x.device.type, autocast) if autocast is not None else nullcontext()
-        with precision:
-            out = functional_call(self.parts, self.layout.unflatten(theta), (part, x))
-        out = out.float() if out.dtype in (torch.bfloat16, torch.float16) else out
-        return out, collect_batch_statistics(self.parts)
+    def _apply(
+        self, autocast: torch.dtype | None, chunk: int | None, theta: Tensor, part: str, *arguments: Any
+    ) -> tuple[Tensor, State]:
+        def run(*arguments: Any) -> Tensor:
+            precision = torch.autocast(theta.device.type, autocast) if autocast is not None else nullcontext()
+            with precision:
+                out: Tensor = functional_call(self.parts, self.layout.unflatten(theta), (part, *arguments))
+            return out.float() if out.dtype in (torch.bfloat16, torch.float16) else out
+
+        if chunk is not None and part.split(".")[0] == "encoder" and len(arguments[0]) > chunk:
+            return _in_chunks(run, chunk, arguments), {}
+        return run(*arguments), collect_batch_statistics(self.parts)
 
     def _direction(self, gradient: Tensor, statistics: State) -> Tensor:
         """The gradient on the trained prefix, batch statistics where the layout keeps the running ones, else zero.
@@ -221,6 +246,16 @@ class TrainStep:
     def _advance(self, theta: Tensor, direction: Tensor, decay: Tensor) -> Tensor:
         span = slice(self.layout.trained_end, self.layout.statistics_end)
         return decay * theta[span] + (1 - decay) * direction[span]
+
+
+def _in_chunks(run: Callable[..., Tensor], chunk: int, arguments: tuple[Any, ...]) -> Tensor:
+    """`run` on `chunk` rows of the tensors in `arguments` at a time, keeping no activations for the backward pass."""
+    rows = len(arguments[0])
+    pieces = []
+    for start in range(0, rows, chunk):
+        part = [a[start : start + chunk] if isinstance(a, Tensor) and a.shape[:1] == (rows,) else a for a in arguments]
+        pieces.append(checkpoint(run, *part, use_reentrant=False, preserve_rng_state=False))
+    return torch.cat(pieces)
 
 
 def hyper_tensors(hyper: Mapping[str, float], device: torch.device | str = "cpu") -> State:

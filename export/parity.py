@@ -37,10 +37,11 @@ def random_fields(spec: InputSpec, n: int, seed: int) -> Array:
     """Random samples `(n, *spec.shape)` float32 with structure: coarse Gaussian fields, stretched, plus white noise.
 
     White noise alone makes every sample look the same to an encoder, and a batch objective then amplifies rounding.
+    A pair is one line of values; token ids are the field's ranks in the vocabulary.
     """
     rng = np.random.default_rng([seed, 41])
-    axes = spec.shape[1:]
-    coarse = rng.standard_normal((n, spec.shape[0], *[max(2, a // 8) for a in axes]))
+    channels, *axes = (1, *spec.shape) if spec.kind == "pair" else spec.shape
+    coarse = rng.standard_normal((n, channels, *[max(2, a // 8) for a in axes]))
     for axis, size in enumerate(axes, start=2):
         at = np.linspace(0, coarse.shape[axis] - 1, size)
         low = np.floor(at).astype(int).clip(0, coarse.shape[axis] - 2)
@@ -49,7 +50,11 @@ def random_fields(spec: InputSpec, n: int, seed: int) -> Array:
         weight = (at - low).reshape(shape)
         coarse = coarse.take(low, axis) * (1 - weight) + coarse.take(low + 1, axis) * weight
     field = 1.5 * coarse + 0.3 * rng.standard_normal(coarse.shape)
-    channel = (1, -1, *[1] * len(axes))
+    if spec.kind == "tokens":
+        share = 1 / (1 + np.exp(-1.5 * field))
+        return np.floor(spec.vocabulary * share).clip(0, spec.vocabulary - 1).astype(np.float32)
+    field = field.reshape(n, *spec.shape)
+    channel = (1, -1, *[1] * (len(spec.shape) - 1))
     x = np.asarray(spec.mean).reshape(channel) + np.asarray(spec.std).reshape(channel) * field
     return (x.clip(0, 1) if spec.kind == "image" else x).astype(np.float32)
 

@@ -14,7 +14,10 @@ from typing import Any
 from edgessl.errors import ConfigError
 
 # name -> "module:function"; nothing is imported before it is asked for
-BENCHES: dict[str, str] = {"step": "edgessl.bench.step:run"}
+BENCHES: dict[str, str] = {
+    "step": "edgessl.bench.step:run",
+    "objectives": "edgessl.bench.objectives:run",
+}
 
 
 def load_bench(name: str) -> Callable[..., dict[str, Any]]:

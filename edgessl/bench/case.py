@@ -16,7 +16,7 @@ from edgessl.errors import ConfigError, ExportError
 from edgessl.objectives import build_objective
 from edgessl.optim import build_optimizer
 from edgessl.step import TrainStep, hyper_tensors
-from edgessl.views import TwoViews, default_views
+from edgessl.views import default_views
 from export.parity import random_fields
 from export.trace import trace_step
 
@@ -47,7 +47,7 @@ def build_step(encoder: str, objective: str) -> TrainStep:
         build_encoder(encoder, spec.shape, mean=spec.mean, std=spec.std),
         build_objective(objective),
         build_optimizer("sgd"),
-        TwoViews(default_views(spec.kind, spec.shape)),
+        default_views(spec.kind, spec.shape),
     )
 
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from edgessl.machine import peak_rss_mb
 
 TOLERANCE = 1e-3  # relative, of the losses of the first steps
 LEAST_STEPS = 3  # of a turn, however slow they are
@@ -94,21 +95,6 @@ def measure(step: Step, t: int, seconds: float) -> list[float]:
         step(t + len(times))
         times.append(1e3 * (time.perf_counter() - start))
     return times
-
-
-def peak_rss_mb() -> float:
-    """Largest resident memory of this process so far, in 1e6 bytes."""
-    try:
-        # Linux: ru_maxrss survives exec, so a child would report its parent's peak when that was larger
-        found = re.search(r"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    if found:
-        return int(found[1]) * 1024 / 1e6
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
 def first_lines(text: str, count: int = 4) -> str:

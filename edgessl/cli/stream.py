@@ -61,8 +61,9 @@ def stream(
     Ctrl-C and SIGTERM save and end (exit codes 130 and 143). The same command goes on where the state left off.
     """
     source = open_data(data, data_options)
+    from edgessl.cli.signals import stop_signals
     from edgessl.cli.stream_display import Display, summary
-    from edgessl.cli.stream_loop import Rhythm, drive, stop_signals
+    from edgessl.cli.stream_loop import Rhythm, drive
     from edgessl.device import Learner, SessionProfile
 
     profile = SessionProfile(threads=threads)

@@ -1,4 +1,4 @@
-"""Unlabelled data, read sample by sample: arrays, images, audio, tables and the shared data sets.
+"""Unlabelled data, read sample by sample: arrays, images, audio, tables, text, pairs and the shared data sets.
 
 Importing this package loads no reader and no numpy; each name below is imported when it is first used.
 """
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edgessl.data.idx import open_idx
     from edgessl.data.images import ImageFolder, open_images
     from edgessl.data.series import WindowSource, windows_of
+    from edgessl.data.pairs import PairedSource, sides
     from edgessl.data.shared import SharedData, load_shared, load_tokens
     from edgessl.data.source import (
         Source,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     )
     from edgessl.data.spectrogram import LogMel, SpectrogramSource
     from edgessl.data.tables import open_table
+    from edgessl.data.tokens import TokenSource, TokenWindows, open_text, token_windows, vocabulary_of
 
 _HOMES = {
     "ArraySource": "arrays", "array_source": "arrays", "open_array": "arrays",
@@ -42,13 +44,17 @@ _HOMES = {
     "content_hash": "source", "epoch_order": "source",
     "LogMel": "spectrogram", "SpectrogramSource": "spectrogram",
     "open_table": "tables",
+    "PairedSource": "pairs", "sides": "pairs",
+    "TokenSource": "tokens", "TokenWindows": "tokens", "open_text": "tokens", "token_windows": "tokens",
+    "vocabulary_of": "tokens",
 }  # fmt: skip
 
 __all__ = [
-    "ArraySource", "ImageFolder", "LogMel", "SharedData", "Source", "SpectrogramSource", "Subset",
-    "WavSource", "WindowSource", "array_source", "batches", "channel_statistics", "content_hash",
-    "epoch_order", "load_shared", "load_tokens", "open_array", "open_audio", "open_digits", "open_idx",
-    "open_images", "open_source", "open_table", "open_wavs", "windows_of",
+    "ArraySource", "ImageFolder", "LogMel", "PairedSource", "SharedData", "Source", "SpectrogramSource", "Subset",
+    "TokenSource", "TokenWindows", "WavSource", "WindowSource", "array_source", "batches", "channel_statistics",
+    "content_hash", "epoch_order", "load_shared", "load_tokens", "open_array", "open_audio", "open_digits", "open_idx",
+    "open_images", "open_source", "open_table", "open_text", "open_wavs", "sides", "token_windows", "vocabulary_of",
+    "windows_of",
 ]  # fmt: skip
 
 
@@ -62,6 +68,7 @@ def open_source(spec: str | Path, **options: Any) -> Source:
     """Open data by path or name; `options` are those of the reader, and an unknown one is refused.
 
     - `x.npy`, `x.npz`: open_array; `x.csv`, `x.parquet`: open_table; idx files, also `.gz`: open_idx
+    - `x.txt`: open_text
     - a folder of images: open_images; a folder of WAV files: open_audio
     - `digits`, `digits:test`: open_digits
     - `shared:NAME`, `shared:NAME:test`: one part of load_shared
@@ -83,6 +90,7 @@ def open_source(spec: str | Path, **options: Any) -> Source:
 def _named(name: str, rest: str, options: dict[str, Any]) -> Source:
     from edgessl.data.digits import open_digits
     from edgessl.data.optional import call_with_options
+    from edgessl.data.pairs import PairedSource, sides
     from edgessl.data.shared import load_shared
 
     data_set, _, part = rest.partition(":") if name == "shared" else ("", "", rest)
@@ -102,6 +110,8 @@ def _reader_for(path: Path) -> str:
             return "open_array"
         if name.endswith((".csv", ".parquet")):
             return "open_table"
+        if name.endswith(".txt"):
+            return "open_text"
         if name.endswith((".idx", ".gz", "-ubyte")):
             return "open_idx"
     elif path.is_dir():
@@ -116,6 +126,6 @@ def _reader_for(path: Path) -> str:
         raise DataError(f"{path}: found {images} images and {sounds} WAV files; expected a folder of one of the two")
     found = "a file of another kind" if path.exists() else "nothing there"
     raise DataError(
-        f"{path}: expected a .npy, .npz, .csv, .parquet or idx file, a folder of images or WAV files,"
+        f"{path}: expected a .npy, .npz, .csv, .parquet, .txt or idx file, a folder of images or WAV files,"
         f" 'digits' or 'shared:NAME'; found {found}"
     )

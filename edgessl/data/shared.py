@@ -35,11 +35,18 @@ _LOADERS = {
     "qtdb_ecg_spikes": "shared_samples",
     "fsdd": "shared_speech",
     "speech_commands": "shared_speech",
+    "tinyshakespeare": "shared_text",
+    "phone_watch_pairs": "shared_pairs",
+    "digit_pairs_by_label": "shared_pairs",
 }
 NAMES = tuple(_LOADERS)
 
 # name -> stem of its file, where they differ
-_FILES = {"speech_commands": "speech_commands_v2_test_8k"}
+_FILES = {
+    "speech_commands": "speech_commands_v2_test_8k",
+    "phone_watch_pairs": "har_phone_watch",
+    "digit_pairs_by_label": "fsdd",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,12 +63,12 @@ class SharedData:
 def load_shared(name: str, *, verify: bool = False, **options: Any) -> SharedData:
     """Open the shared data set `name` (one of NAMES); the options are those of the function of that name.
 
-    verify: check the file's sha256 first.  tinyshakespeare is text and no source of samples: `load_tokens`.
+    verify: check the file's sha256 first.
     ConfigError for an unknown name or option; DataError where the file is absent or damaged.
     """
     if name not in _LOADERS:
         raise ConfigError(
-            f"no shared data set {name!r}; expected one of {', '.join(NAMES)} (tinyshakespeare is text: load_tokens)"
+            f"no shared data set {name!r}; expected one of {', '.join(NAMES)}"
         )
     module = importlib.import_module(f"edgessl.data.{_LOADERS[name]}")
     if verify:
@@ -71,7 +78,7 @@ def load_shared(name: str, *, verify: bool = False, **options: Any) -> SharedDat
 
 
 def load_tokens(*, verify: bool = False) -> NDArray[np.uint8]:
-    """tinyshakespeare: 1,115,394 ASCII codes, uint8. A raw array, not a Source."""
+    """tinyshakespeare: 1,115,394 ASCII codes, uint8: the raw text; `load_shared` gives its windows."""
     if verify:
         verify_file("tinyshakespeare")
     return read_members("tinyshakespeare", "text")["text"].astype(np.uint8)

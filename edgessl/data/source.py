@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgessl.errors import DataError, InputError
 
-Kind = Literal["image", "signal", "spectrogram"]
+Kind = Literal["image", "signal", "spectrogram", "tokens", "pair"]
 
 # Values held in float64 at once while statistics stream: 16 MB.
 _STATISTICS_VALUES = 1 << 21
@@ -22,7 +22,8 @@ _STATISTICS_VALUES = 1 << 21
 class Source(Protocol):
     """N samples of one shape.
 
-    kind: "image" (C,H,W) in [0,1], "signal" (C,T) in physical units, or "spectrogram" (C,F,T).
+    kind: "image" (C,H,W) in [0,1], "signal" (C,T) in physical units, "spectrogram" (C,F,T), "tokens" (1,L): ids,
+        see tokens.TokenSource; "pair" (n,): two samples flattened, see pairs.PairedSource.
     shape: shape of one sample, channels first.  units: of the values, in words.
     labels: int64 (N,) or None, -1 where unknown; for evaluation only, pretraining never reads them.
     timestamps: float64 (N,) or None, seconds; where a sample starts on its own recording's clock.
@@ -117,7 +118,14 @@ def channel_statistics(
 
     Batches are merged by Chan, Golub and LeVeque (1979). A channel that does not vary (std <= 1e-6 |mean|)
     gets std 1, so that normalising shifts it and leaves its scale alone instead of dividing by nothing.
+    Token ids are names: mean 0, std 1. A pair has figures per value, its two sides' own.
     """
+    if source.kind == "tokens":
+        return np.zeros(1), np.ones(1)
+    if source.kind == "pair":
+        from edgessl.data.pairs import pair_statistics
+
+        return pair_statistics(source, limit, seed)
     n, channels = len(source), source.shape[0]
     if n == 0 or limit < 1:
         raise DataError(f"statistics need samples: the source has {n}, limit is {limit}")

@@ -13,7 +13,7 @@ def as_batch(x: Float, spec: InputSpec) -> Float:
     """`x`, one sample (*shape) or a batch (N, *shape), as a batch, without a copy.
 
     Raises InputError for another type, dtype (nothing is cast behind the caller's back) or shape, for an
-    empty batch, and for NaN or infinity.
+    empty batch, for NaN or infinity, and for tokens that are not ids of the vocabulary.
     """
     if not isinstance(x, np.ndarray) or x.dtype != np.float32:
         found = x.dtype if isinstance(x, np.ndarray) else type(x).__name__
@@ -24,4 +24,9 @@ def as_batch(x: Float, spec: InputSpec) -> Float:
         raise InputError(f"samples: expected shape {wanted} ({spec.kind}), found {list(x.shape)}")
     if not np.isfinite(batch).all():
         raise InputError("samples: NaN or infinity in the data; drop or repair these samples")
+    if spec.kind == "tokens" and (batch.min() < 0 or batch.max() >= spec.vocabulary or (batch != np.floor(batch)).any()):
+        raise InputError(
+            f"samples: expected token ids, whole numbers from 0 to {spec.vocabulary - 1}, found values from "
+            f"{batch.min():g} to {batch.max():g}"
+        )
     return batch

@@ -10,12 +10,13 @@ from edgessl.errors import BundleError, ConfigError
 
 MAX_DIMS = 8
 MAX_ELEMENTS = 1 << 28  # per tensor: 1 GiB of float32
-MAX_CHANNELS = 1 << 12
+MAX_CHANNELS = 1 << 16  # a pair has a mean and a std per value
+MAX_VOCABULARY = 1 << 24  # whole numbers that float32 holds exactly
 MAX_PARAMETERS = 1 << 14
 MAX_BYTES = 1 << 30  # per member
 DTYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
 KINDS = ("weight", "vector", "statistic", "fixed")  # the order of a flat theta
-_RANKS = {"image": 3, "signal": 2, "spectrogram": 3}
+_RANKS = {"image": 3, "signal": 2, "spectrogram": 3, "tokens": 2, "pair": 1}
 
 
 def read_shape(node: Node, symbolic: bool = False) -> tuple[int | str, ...]:
@@ -36,8 +37,10 @@ def _fixed(node: Node) -> tuple[int, ...]:
 class InputSpec:
     """What one sample is. dtype is always float32.
 
-    `shape`: image (C,H,W), signal (C,T), spectrogram (C,F,T). `mean` and `std`, one per channel in `units`,
-    are applied inside the encoder graph. Raises ConfigError when they do not fit together.
+    `shape`: image (C,H,W), signal (C,T), spectrogram (C,F,T), tokens (1,L), pair (n,): the values of two samples
+    after each other. `mean` and `std`, one per channel (of a pair: per value) in `units`, are applied inside the
+    encoder graph; tokens have mean 0, std 1. `vocabulary`: tokens are ids, whole numbers from 0 to below it; 0 for
+    every other kind. Raises ConfigError when they do not fit together.
     """
 
     kind: str
@@ -45,6 +48,7 @@ class InputSpec:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     units: str
+    vocabulary: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in _RANKS:
@@ -58,10 +62,24 @@ class InputSpec:
                 raise ConfigError(f"input {name} {values}: expected finite numbers")
         if min(self.std) <= 0:
             raise ConfigError(f"input std {self.std}: expected numbers > 0")
+        if self.kind == "tokens":
+            self._check_tokens()
+        elif self.vocabulary:
+            raise ConfigError(f"input vocabulary {self.vocabulary}: only tokens have one, this is {self.kind}")
+
+    def _check_tokens(self) -> None:
+        if self.shape[0] != 1:
+            raise ConfigError(f"input shape {self.shape}: tokens take (1, L)")
+        if (self.mean, self.std) != ((0.0,), (1.0,)):
+            raise ConfigError(f"input mean {self.mean}, std {self.std}: ids are not normalised; expected 0 and 1")
+        if not 2 <= self.vocabulary <= MAX_VOCABULARY:
+            raise ConfigError(f"input vocabulary {self.vocabulary}: expected 2 to {MAX_VOCABULARY} different ids")
 
     def to_json(self) -> dict[str, Any]:
-        """The manifest's `input` object."""
+        """The manifest's `input` object; `vocabulary` is there for tokens only."""
+        tokens = {"vocabulary": self.vocabulary} if self.kind == "tokens" else {}
         return {
+            **tokens,
             "kind": self.kind,
             "shape": list(self.shape),
             "dtype": "float32",
@@ -74,12 +92,15 @@ class InputSpec:
     def from_json(cls, value: Any, path: str = "input") -> "InputSpec":
         """Read what `to_json` wrote; raises BundleError naming the path of what is wrong."""
         node = value if isinstance(value, Node) else Node(value, path, BundleError)
-        node.object("kind", "shape", "dtype", "mean", "std", "units")
+        kind = node.key("kind").text()
+        tokens = ("vocabulary",) if kind == "tokens" else ()
+        node.object("kind", "shape", "dtype", "mean", "std", "units", *tokens)
         node.key("dtype").choice("float32")
-        kind, shape, units = node.key("kind").text(), _fixed(node.key("shape")), node.key("units").text()
+        shape, units = _fixed(node.key("shape")), node.key("units").text()
+        vocabulary = node.key("vocabulary").integer(2, MAX_VOCABULARY) if tokens else 0
         mean, std = (tuple(n.number() for n in node.key(k).items(MAX_CHANNELS)) for k in ("mean", "std"))
         try:
-            return cls(kind, shape, mean, std, units)
+            return cls(kind, shape, mean, std, units, vocabulary)
         except ConfigError as error:
             node.fail(str(error))
 

@@ -9,7 +9,7 @@ A new encoder is one file with a function `(input_shape, *, options) -> stages` 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,10 @@ from edgessl.encoders.base import Encoder, InputNormalization, Stages
 from edgessl.encoders.cnn1d import cnn1d
 from edgessl.encoders.ds_cnn import ds_cnn_l, ds_cnn_m, ds_cnn_s
 from edgessl.encoders.norm import BatchNorm, collect_batch_statistics, fold_batch_norm, make_norm
+from edgessl.encoders.pair import pair
 from edgessl.encoders.resnet import resnet8, resnet18
+from edgessl.encoders.signal_transformer import signal_transformer
+from edgessl.encoders.tokens import token_transformer, word_vectors
 from edgessl.encoders.vit import vit
 from edgessl.errors import ConfigError
 
@@ -37,9 +40,17 @@ __all__ = [
     "make_norm",
 ]
 
-AXES = {"image": ("C", "H", "W"), "spectrogram": ("C", "F", "T"), "signal": ("C", "T")}
+AXES = {
+    "image": ("C", "H", "W"),
+    "spectrogram": ("C", "F", "T"),
+    "signal": ("C", "T"),
+    "tokens": ("1", "L"),
+    "pair": ("n",),
+}
 MAPS = ("image", "spectrogram")
 SIGNALS = ("signal",)
+TOKENS = ("tokens",)
+PAIRS = ("pair",)
 
 
 @dataclass(frozen=True)
@@ -71,6 +82,10 @@ ENCODERS: dict[str, EncoderEntry] = {
     "resnet18": EncoderEntry(resnet18, MAPS, "ResNet-18 with a 3x3 stem, 11 million parameters"),
     "vit": EncoderEntry(vit, MAPS, "vision transformer of 3 blocks, 340 thousand parameters"),
     "cnn1d": EncoderEntry(cnn1d, SIGNALS, "1-D CNN for sensor and audio windows, 74 thousand parameters"),
+    "signal_transformer": EncoderEntry(signal_transformer, SIGNALS, "transformer of 3 blocks on patches of time"),
+    "token_transformer": EncoderEntry(token_transformer, TOKENS, "transformer of 3 blocks on token ids"),
+    "word_vectors": EncoderEntry(word_vectors, TOKENS, "one vector per token id, averaged over the window"),
+    "pair": EncoderEntry(pair, PAIRS, "two encoders side by side, for pairs of samples"),
 }
 
 
@@ -92,7 +107,7 @@ def build_encoder(
 
     Args:
         name: one of `encoder_names()`.
-        input_shape: shape of one sample: (C, H, W), (C, F, T) or, for cnn1d, (C, T).
+        input_shape: shape of one sample: (C, H, W), (C, F, T), (C, T), token ids (1, L) or a pair (n,).
         mean: per channel, in the input's units; None for 0.
         std: per channel, in the input's units; None for 1.
         seed: of the initial weights; torch's global generators stay as they were.
@@ -101,29 +116,43 @@ def build_encoder(
     Raises:
         ConfigError: unknown name or option, a value out of range, or an input shape the encoder cannot take.
     """
+    shape = tuple(int(size) for size in input_shape)
+    axes = _checked_axes(name, shape, options)
+    mean = [0.0] * shape[0] if mean is None else mean
+    std = [1.0] * shape[0] if std is None else std
+    if len(mean) != shape[0]:
+        raise ConfigError(f"encoder {name}: {shape[0]} input channels but {len(mean)} means; give one per channel")
+    if axes == AXES["tokens"] and (any(mean) or any(value != 1 for value in std)):
+        raise ConfigError(f"encoder {name}: token ids are not normalised; expected mean 0, std 1, found {mean}, {std}")
+    normalize = InputNormalization(mean, std, len(shape))
+    # torch.manual_seed would seed the GPUs' generators too, which fork_rng(devices=[]) does not restore
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(seed)
+        stages = build_stages(name, shape, options)
+        for stage in stages.values():
+            stage.apply(_initialize)
+    return Encoder(stages, shape, normalize)
+
+
+def build_stages(name: str, shape: tuple[int, ...], options: Mapping[str, Any]) -> Stages:
+    """The stages of the encoder `name`, their weights drawn by torch and not yet by `build_encoder`'s rule."""
+    _checked_axes(name, shape, options)
+    return ENCODERS[name].builder(shape, **options)
+
+
+def _checked_axes(name: str, shape: tuple[int, ...], options: Mapping[str, Any]) -> tuple[str, ...]:
+    """The axes of what `name` takes; ConfigError unless shape and options are its own."""
     if name not in ENCODERS:
         raise ConfigError(f"unknown encoder {name!r}; known: {', '.join(ENCODERS)}")
     entry = ENCODERS[name]
     unknown = sorted(set(options) - set(entry.options))
     if unknown:
         raise ConfigError(f"encoder {name}: unknown option {unknown[0]!r}; it takes {', '.join(entry.options)}")
-    shape = tuple(int(size) for size in input_shape)
     axes = AXES[entry.kinds[0]]
     if len(shape) != len(axes) or min(shape) < 1:
         expected = " or ".join(f"{kind} ({', '.join(AXES[kind])})" for kind in entry.kinds)
         raise ConfigError(f"encoder {name}: expected the shape of one {expected}, found {shape}")
-    mean = [0.0] * shape[0] if mean is None else mean
-    std = [1.0] * shape[0] if std is None else std
-    if len(mean) != shape[0]:
-        raise ConfigError(f"encoder {name}: {shape[0]} input channels but {len(mean)} means; give one per channel")
-    normalize = InputNormalization(mean, std, len(shape))
-    # torch.manual_seed would seed the GPUs' generators too, which fork_rng(devices=[]) does not restore
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.default_generator.manual_seed(seed)
-        stages = entry.builder(shape, **options)
-        for stage in stages.values():
-            stage.apply(_initialize)
-    return Encoder(stages, shape, normalize)
+    return axes
 
 
 def _initialize(module: nn.Module) -> None:

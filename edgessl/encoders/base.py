@@ -15,6 +15,8 @@ from edgessl.errors import ConfigError, InputError
 
 Stages: TypeAlias = Mapping[str, nn.Module]
 
+TOKEN_STAGES = ("patches", "tokens")  # what the first stage of a transformer is called
+
 
 class InputNormalization(nn.Module):
     """`(x - mean) / std` per channel, with the figures kept as buffers so that they travel with the weights.
@@ -54,6 +56,7 @@ class Encoder(nn.Module):
 
     The last stage of a whole encoder is "pool" and gives (N, embedding_dim). `split` cuts an encoder into a
     backbone, whose output is a latent map, and a tail, whose input is that map; both are encoders again.
+    Objectives that look inside (masks, predictions in time) use `features`, `frames` and `run`.
 
     Args:
         stages: name -> module, in order. No randomness, no in-place operation and no branch on data in them.
@@ -64,6 +67,8 @@ class Encoder(nn.Module):
         input_shape: shape of one sample.
         output_shape: shape of what one sample becomes: (embedding_dim,), or the latent map of a backbone.
         embedding_dim: number of values in `output_shape`.
+        feature_shape: shape of what enters the last stage: (C, H', W') or (C, T') of a convolutional encoder, (L, D)
+            tokens of a transformer.
         stage_names: names of the stages, in order.
     """
 
@@ -73,8 +78,15 @@ class Encoder(nn.Module):
         self.stages = nn.Sequential(OrderedDict(stages))
         self.stage_names = tuple(stages)
         self.input_shape = tuple(int(size) for size in input_shape)
-        self.output_shape = _output_shape(self.stages, self.input_shape)
+        *before, last = stages.values()
+        self.feature_shape = _output_shape(nn.Sequential(*before), self.input_shape)
+        self.output_shape = _output_shape(nn.Sequential(last), self.feature_shape)
         self.embedding_dim = math.prod(self.output_shape)
+
+    @property
+    def tokenized(self) -> bool:
+        """Whether the first stage makes tokens (N, L, D), as a transformer's does, rather than a map (N, C, ...)."""
+        return self.stage_names[0] in TOKEN_STAGES
 
     @property
     def no_decay(self) -> frozenset[str]:
@@ -94,10 +106,40 @@ class Encoder(nn.Module):
         Raises:
             InputError: the samples do not have shape `input_shape`.
         """
+        return self.pool(self.features(x))
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the last stage of (N, *input_shape) sees: (N, *feature_shape).
+
+        Raises:
+            InputError: the samples do not have shape `input_shape`.
+        """
         if tuple(x.shape[1:]) != self.input_shape:
             raise InputError(f"encoder input: expected (N, {_axes(self.input_shape)}), found {tuple(x.shape)}")
-        embedding: Tensor = self.stages(self.normalize(x))
+        h: Tensor = self.normalize(x)
+        for stage in list(self.stages)[:-1]:
+            h = stage(h)
+        return h
+
+    def pool(self, features: Tensor) -> Tensor:
+        """The last stage: (N, *feature_shape) to (N, *output_shape)."""
+        embedding: Tensor = self.stages[-1](features)
         return embedding
+
+    def frames(self, x: Tensor) -> Tensor:
+        """The features as a sequence (N, T, D): tokens as they are, maps averaged over all axes but the last."""
+        return as_frames(self.features(x), self.tokenized)
+
+    def run(self, h: Tensor, first: str | int, last: str | int) -> Tensor:
+        """Stages `first` to `last`, both included, on what enters `first`; nothing is normalised or checked here.
+
+        A stage goes by its name or its place: 0 is the first, -1 the pool.
+        """
+        names = self.stage_names
+        start, stop = (names.index(s) if isinstance(s, str) else range(len(names))[s] for s in (first, last))
+        for name in names[start : stop + 1]:
+            h = self.stages.get_submodule(name)(h)
+        return h
 
     def split(self, cut: str) -> tuple[Encoder, Encoder]:
         """Cuts after stage `cut`: `tail(backbone(x))` is `self(x)`, bit for bit.
@@ -119,6 +161,14 @@ class Encoder(nn.Module):
         for half in (backbone, tail):
             half.training = half.stages.training = self.training
         return backbone, tail
+
+
+def as_frames(features: Tensor, tokenized: bool) -> Tensor:
+    """Tokens (N, T, D) as they are; a map (N, D, ..., T) averaged over all axes between D and T, as (N, T, D)."""
+    if tokenized:
+        return features
+    between = list(range(2, features.dim() - 1))
+    return (features.mean(between) if between else features).transpose(1, 2)
 
 
 @contextmanager

@@ -6,15 +6,31 @@ import dataclasses
 from typing import Any
 
 from edgessl.errors import ConfigError
-from edgessl.objectives.base import Gather, Loss, Network, Objective, Slots
+from edgessl.objectives.barlow_twins import BarlowTwins
+from edgessl.objectives.base import Batch, Gather, Loss, Network, Objective, Slots
 from edgessl.objectives.byol import BYOL
+from edgessl.objectives.dcl import DCL
+from edgessl.objectives.deepcluster import DeepCluster
+from edgessl.objectives.dino import DINO
 from edgessl.objectives.moco import MoCo
+from edgessl.objectives.mocov3 import MoCoV3
+from edgessl.objectives.nnclr import NNCLR
 from edgessl.objectives.simclr import SimCLR
+from edgessl.objectives.simsiam import SimSiam
+from edgessl.objectives.swav import SwAV
+from edgessl.objectives.tico import TiCo
 from edgessl.objectives.vicreg import VICReg
 
-__all__ = ["OBJECTIVES", "Gather", "Loss", "Network", "Objective", "Slots", "build_objective"]
+__all__ = ["OBJECTIVES", "Batch", "Gather", "Loss", "Network", "Objective", "Slots", "build_objective"]
 
-OBJECTIVES: dict[str, type[Objective]] = {cls.name: cls for cls in (SimCLR, VICReg, BYOL, MoCo)}
+_CLASSES: tuple[type[Objective], ...] = (
+    SimCLR, MoCo, MoCoV3, DCL, NNCLR,  # contrastive
+    BYOL, SimSiam, DINO,  # distillation
+    VICReg, BarlowTwins, TiCo,  # redundancy
+    SwAV, DeepCluster,  # clustering
+)  # fmt: skip
+
+OBJECTIVES: dict[str, type[Objective]] = {cls.name: cls for cls in _CLASSES}
 
 
 def build_objective(name: str, **options: Any) -> Objective:
@@ -31,7 +47,8 @@ def build_objective(name: str, **options: Any) -> Objective:
         if option not in defaults:
             raise ConfigError(f"objective {name!r} has no option {option!r}; it has {', '.join(defaults)}")
         kind = type(defaults[option])
-        if type(value) is not kind or (kind is int and value < 1):
-            wanted = "an integer of at least 1" if kind is int else kind.__name__
+        least = min(1, defaults[option]) if kind is int else 0
+        if type(value) is not kind or (kind is int and value < least):
+            wanted = f"an integer of at least {least}" if kind is int else kind.__name__
             raise ConfigError(f"objective {name!r}: option {option!r} takes {wanted}, found {value!r}")
     return cls(**options)

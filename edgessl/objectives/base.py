@@ -1,4 +1,4 @@
-"""What an objective is: heads on top of the encoder, slots, hyperparameters and a loss of two views.
+"""What an objective is: heads on top of the encoder, slots, hyperparameters and a loss of a batch and its views.
 
 An objective is one small file: a frozen dataclass whose fields are its options, plus one line in the registry.
 """
@@ -9,11 +9,12 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from edgessl.encoders.base import Encoder
 from edgessl.encoders.norm import BatchNorm
 
 Slots = dict[str, Tensor]
@@ -23,16 +24,18 @@ Slots = dict[str, Tensor]
 class Network:
     """The network bound to a flat vector: `network("encoder", x)` applies the named part with those parameters.
 
+    A part is a module or a method of one, by its path: "projector", "encoder.features", "encoder.run".
+
     `statistics` collects the batch statistics that batch norms of the trained network saw; a teacher's are not kept.
     """
 
-    apply: Callable[[Tensor, str, Tensor], tuple[Tensor, Slots]]
+    apply: Callable[..., tuple[Tensor, Slots]]
     theta: Tensor
     statistics: Slots = field(default_factory=dict)
 
-    def __call__(self, part: str, x: Tensor) -> Tensor:
-        """Apply `part` ("encoder", "projector", ...) to `x`."""
-        out, statistics = self.apply(self.theta, part, x)
+    def __call__(self, part: str, *arguments: Any) -> Tensor:
+        """Apply `part` to `arguments`."""
+        out, statistics = self.apply(self.theta, part, *arguments)
         self.statistics.update(statistics)
         return out
 
@@ -42,8 +45,26 @@ class Network:
 
 
 @dataclass(frozen=True)
+class Batch:
+    """What a loss is a function of, beside the parameters.
+
+    Attributes:
+        sample: `(N, *shape)` float32, as it came, in raw units.
+        views: random views of it, each `(N, *shape)`: the global ones, then the local ones (`Objective.crops`).
+        noise: uniform [0, 1) numbers `(N, noise_width)` for what the objective draws itself: masks, time steps.
+    """
+
+    sample: Tensor
+    views: tuple[Tensor, ...]
+    noise: Tensor
+
+
+@dataclass(frozen=True)
 class Loss:
-    """What an objective returns: the scalar, the encoder's embeddings `(M, D)` to watch, the slots it changed."""
+    """What an objective returns: the scalar, the encoder's embeddings to watch, the slots it changed.
+
+    `embeddings` is `(M, D)` with M a multiple of N: the rows of one view, then those of the next.
+    """
 
     value: Tensor
     embeddings: Tensor
@@ -55,22 +76,47 @@ Gather = Callable[[Tensor], Tensor]
 
 
 class Objective(ABC):
-    """A self-supervised objective on two views."""
+    """A self-supervised objective: what it needs, and its loss as a pure function of tensors.
+
+    Attributes:
+        name: in the registry.
+        family: for tables: contrastive, distillation, redundancy, clustering, masked, generative, pretext, predictive.
+        hyper: default values of the scalars that enter the loss or the slots' updates.
+        kinds: kinds of input it takes.
+        min_batch: smallest sensible batch; the class docstring says why.
+        onnx: why it has no ONNX training step; "" when it has one.
+    """
 
     name: ClassVar[str]
+    family: ClassVar[str]
     hyper: ClassVar[dict[str, float]]
+    kinds: ClassVar[tuple[str, ...]] = ("image", "spectrogram", "signal")
+    min_batch: ClassVar[int] = 2
+    onnx: ClassVar[str] = ""
+
+    def crops(self) -> tuple[int, int]:
+        """How many global and how many local views of each sample the loss takes."""
+        return (2, 0)
+
+    def noise_width(self, shape: tuple[int, ...]) -> int:
+        """Uniform numbers per sample of `shape` that the loss itself consumes."""
+        return 0
 
     @abstractmethod
-    def heads(self, embedding_dim: int, norm: str) -> dict[str, nn.Module]:
-        """Modules trained beside the encoder, by name; `norm` is the kind of norm ("layer" or "batch") they use."""
+    def heads(self, encoder: Encoder, norm: str) -> dict[str, nn.Module]:
+        """Modules trained beside the encoder, by name; `norm` is the kind of norm ("layer" or "batch") they use.
+
+        Raises:
+            ConfigError: the objective cannot train this encoder.
+        """
 
     def slots(self, theta: Tensor) -> Slots:
         """Initial slots beside `theta` `(size,)`; random ones draw from torch's current generator."""
         return {}
 
     @abstractmethod
-    def loss(self, network: Network, slots: Slots, a: Tensor, b: Tensor, hyper: Slots, gather: Gather) -> Loss:
-        """The loss of views `a`, `b` `(N, *shape)`. Losses that couple samples see `gather`ed embeddings."""
+    def loss(self, network: Network, slots: Slots, batch: Batch, hyper: Slots, gather: Gather) -> Loss:
+        """The loss of a batch: a function of `gather`ed rows, so that it is the joined batch's on every process."""
 
     def after_update(self, slots: Slots, theta: Tensor, hyper: Slots) -> Slots:
         """Slots that follow the new `theta` (a momentum teacher)."""

@@ -7,7 +7,9 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from edgessl.encoders.base import Encoder
 from edgessl.objectives.base import (
+    Batch,
     Gather,
     Loss,
     Network,
@@ -28,12 +30,13 @@ class BYOL(Objective):
     hidden: int = 128
     projection: int = 64
     name: ClassVar[str] = "byol"
+    family: ClassVar[str] = "distillation"
     hyper: ClassVar[dict[str, float]] = {"teacher_decay": 0.99}
 
-    def heads(self, embedding_dim: int, norm: str) -> dict[str, nn.Module]:
+    def heads(self, encoder: Encoder, norm: str) -> dict[str, nn.Module]:
         """Projector and predictor, two layers each."""
         return {
-            "projector": mlp((embedding_dim, self.hidden, self.projection), norm),
+            "projector": mlp((encoder.embedding_dim, self.hidden, self.projection), norm),
             "predictor": mlp((self.projection, self.hidden, self.projection), norm),
         }
 
@@ -41,12 +44,12 @@ class BYOL(Objective):
         """The teacher starts as a copy of the network."""
         return {"teacher": theta.clone()}
 
-    def loss(self, network: Network, slots: Slots, a: Tensor, b: Tensor, hyper: Slots, gather: Gather) -> Loss:
+    def loss(self, network: Network, slots: Slots, batch: Batch, hyper: Slots, gather: Gather) -> Loss:
         """`2 - 2 cos`, averaged over the two directions."""
-        h = encode_pair(network, a, b)
+        h = encode_pair(network, *batch.views)
         p_a, p_b = halves(network("predictor", network("projector", h)))
         teacher = network.at(slots["teacher"])
-        t_a, t_b = halves(teacher("projector", encode_pair(teacher, a, b)).detach())
+        t_a, t_b = halves(teacher("projector", encode_pair(teacher, *batch.views)).detach())
         cross = negative_cosine_loss(gather(p_a), gather(t_b)) + negative_cosine_loss(gather(p_b), gather(t_a))
         return Loss(2.0 + cross, h, {})
 

@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from edgessl.objectives.base import Gather, Loss, Network, Objective, Slots, mlp, moving_average
+from edgessl.encoders.base import Encoder
+from edgessl.objectives.base import Batch, Gather, Loss, Network, Objective, Slots, mlp, moving_average
 from edgessl.objectives.functional import info_nce_loss, normalize
 
 
@@ -23,19 +24,21 @@ class MoCo(Objective):
     projection: int = 64
     queue_size: int = 512
     name: ClassVar[str] = "moco"
+    family: ClassVar[str] = "contrastive"
     hyper: ClassVar[dict[str, float]] = {"temperature": 0.2, "teacher_decay": 0.99}
 
-    def heads(self, embedding_dim: int, norm: str) -> dict[str, nn.Module]:
+    def heads(self, encoder: Encoder, norm: str) -> dict[str, nn.Module]:
         """A two-layer projector."""
-        return {"projector": mlp((embedding_dim, self.hidden, self.projection), norm)}
+        return {"projector": mlp((encoder.embedding_dim, self.hidden, self.projection), norm)}
 
     def slots(self, theta: Tensor) -> Slots:
         """A copy of the network, and random unit keys."""
         keys = torch.randn(self.queue_size, self.projection, dtype=theta.dtype)
         return {"teacher": theta.clone(), "queue": normalize(keys).to(theta.device)}
 
-    def loss(self, network: Network, slots: Slots, a: Tensor, b: Tensor, hyper: Slots, gather: Gather) -> Loss:
+    def loss(self, network: Network, slots: Slots, batch: Batch, hyper: Slots, gather: Gather) -> Loss:
         """InfoNCE of view a's query against view b's key and the queue; the keys then enter the queue."""
+        a, b = batch.views
         h = network("encoder", a)
         q = gather(network("projector", h))
         teacher = network.at(slots["teacher"])

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
-from edgessl.objectives.base import Gather, Loss, Network, Objective, Slots, encode_pair, halves, mlp
+from edgessl.encoders.base import Encoder
+from edgessl.objectives.base import Batch, Gather, Loss, Network, Objective, Slots, encode_pair, halves, mlp
 from edgessl.objectives.functional import nt_xent_loss
 
 
@@ -18,14 +19,15 @@ class SimCLR(Objective):
     hidden: int = 128
     projection: int = 64
     name: ClassVar[str] = "simclr"
+    family: ClassVar[str] = "contrastive"
     hyper: ClassVar[dict[str, float]] = {"temperature": 0.2}
 
-    def heads(self, embedding_dim: int, norm: str) -> dict[str, nn.Module]:
+    def heads(self, encoder: Encoder, norm: str) -> dict[str, nn.Module]:
         """A two-layer projector."""
-        return {"projector": mlp((embedding_dim, self.hidden, self.projection), norm)}
+        return {"projector": mlp((encoder.embedding_dim, self.hidden, self.projection), norm)}
 
-    def loss(self, network: Network, slots: Slots, a: Tensor, b: Tensor, hyper: Slots, gather: Gather) -> Loss:
+    def loss(self, network: Network, slots: Slots, batch: Batch, hyper: Slots, gather: Gather) -> Loss:
         """NT-Xent of the projections."""
-        h = encode_pair(network, a, b)
+        h = encode_pair(network, *batch.views)
         z_a, z_b = halves(network("projector", h))
         return Loss(nt_xent_loss(gather(z_a), gather(z_b), hyper["temperature"]), h, {})

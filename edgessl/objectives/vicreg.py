@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
-from edgessl.objectives.base import Gather, Loss, Network, Objective, Slots, encode_pair, halves, mlp
+from edgessl.encoders.base import Encoder
+from edgessl.objectives.base import Batch, Gather, Loss, Network, Objective, Slots, encode_pair, halves, mlp
 from edgessl.objectives.functional import vicreg_loss
 
 
@@ -18,15 +19,16 @@ class VICReg(Objective):
     hidden: int = 128
     projection: int = 128
     name: ClassVar[str] = "vicreg"
+    family: ClassVar[str] = "redundancy"
     hyper: ClassVar[dict[str, float]] = {"invariance": 25.0, "variance": 25.0, "covariance": 1.0}
 
-    def heads(self, embedding_dim: int, norm: str) -> dict[str, nn.Module]:
+    def heads(self, encoder: Encoder, norm: str) -> dict[str, nn.Module]:
         """A two-layer expander."""
-        return {"projector": mlp((embedding_dim, self.hidden, self.projection), norm)}
+        return {"projector": mlp((encoder.embedding_dim, self.hidden, self.projection), norm)}
 
-    def loss(self, network: Network, slots: Slots, a: Tensor, b: Tensor, hyper: Slots, gather: Gather) -> Loss:
+    def loss(self, network: Network, slots: Slots, batch: Batch, hyper: Slots, gather: Gather) -> Loss:
         """The three terms on the expanded embeddings."""
-        h = encode_pair(network, a, b)
+        h = encode_pair(network, *batch.views)
         z_a, z_b = halves(network("projector", h))
         value = vicreg_loss(gather(z_a), gather(z_b), hyper["invariance"], hyper["variance"], hyper["covariance"])
         return Loss(value, h, {})

@@ -9,7 +9,7 @@ tests/views/test_views_contract.py.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from edgessl.views.signals import ChannelDrop, FrameRotation, Jitter, Scaling, T
 from edgessl.views.spectrograms import FrequencyMask, Gain
 from edgessl.views.transform import Shape, Transform
 
-__all__ = ["TRANSFORMS", "Pipeline", "Transform", "TwoViews", "default_views"]
+__all__ = ["TRANSFORMS", "MultiViews", "Pipeline", "Transform", "default_views"]
 
 TRANSFORMS: dict[str, type[Any]] = {
     "channel_drop": ChannelDrop,
@@ -121,23 +121,39 @@ class Pipeline:
         ]
 
 
+LOCAL_SCALE = (0.1, 0.4)  # share of the area that a local view shows
+
+
 @dataclass(frozen=True)
-class TwoViews:
-    """Two independent views of a batch through one pipeline: what joint-embedding objectives compare."""
+class MultiViews:
+    """Independent views of a batch: `crops[0]` global ones through the pipeline, then `crops[1]` local ones.
+
+    Two global views are what joint-embedding objectives compare. Local views are the multi-crop of SwAV (Caron et
+    al. 2020, section 3.3): the same pipeline, its crop showing `LOCAL_SCALE` of the area. They are stretched to the
+    sample's full size, since an exported encoder takes one size; a pipeline without a crop makes them like the others.
+    """
 
     pipeline: Pipeline
+    crops: tuple[int, int] = (2, 0)
 
     @property
     def width(self) -> int:
-        """Noise columns of both views."""
-        return 2 * self.pipeline.width
+        """Noise columns of all views."""
+        return sum(self.crops) * self.pipeline.width
 
-    def __call__(self, batch: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Both views, each like `batch` (N, *shape); noise (N, width), the first half for the first view."""
+    @property
+    def local(self) -> Pipeline:
+        """The pipeline of the local views."""
+        crops = (replace(t, scale=LOCAL_SCALE) if isinstance(t, ResizedCrop) else t for t in self.pipeline.transforms)
+        return replace(self.pipeline, transforms=tuple(crops))
+
+    def __call__(self, batch: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+        """The views, each like `batch` (N, *shape); noise (N, width), the first columns for the first view."""
         if noise.ndim != 2 or noise.shape[1] != self.width:
             raise InputError(f"views: expected noise (N, {self.width}); found {tuple(noise.shape)}")
-        half = self.pipeline.width
-        return self.pipeline(batch, noise[:, :half]), self.pipeline(batch, noise[:, half:])
+        pipelines = [self.pipeline] * self.crops[0] + [self.local] * self.crops[1]
+        size = self.pipeline.width
+        return tuple(p(batch, noise[:, i * size : (i + 1) * size]) for i, p in enumerate(pipelines))
 
 
 def _image_views(shape: Shape) -> list[Transform]:
@@ -165,21 +181,28 @@ def _spectrogram_views(shape: Shape) -> list[Transform]:
     return [ResizedCrop(scale=(0.6, 1.0)), Gain(), FrequencyMask(), TimeMask()]
 
 
+def _no_views(shape: Shape) -> list[Transform]:
+    return []
+
+
 _DEFAULTS = {
     "image": ("CHW", _image_views),
     "signal": ("CT", _signal_views),
     "spectrogram": ("CFT", _spectrogram_views),
+    "tokens": ("1L", _no_views),
+    "pair": ("n", _no_views),
 }
 
 
 def default_views(kind: str, shape: Shape) -> Pipeline:
-    """A sane pipeline to start from, for samples of `kind` "image", "signal" or "spectrogram" and this shape.
+    """A sane pipeline to start from, for samples of `kind` ("image", "signal", "spectrogram", ...) and this shape.
 
     Images: SimCLR's crop and colour changes (Chen et al. 2020), milder below 64 pixels; for C != 3 a small
     turn in place of the mirror image. Signals: shift, scaling, noise and a time mask, and above three
     channels a channel lost; C a multiple of 3 is taken for three-axis sensors and adds `frame_rotation`,
     which is wrong for, say, twelve ECG leads: write their pipeline out. Spectrograms (log magnitudes): a crop
-    as in BYOL-A (Niizumi et al. 2021), volume, and SpecAugment's masks. All untuned.
+    as in BYOL-A (Niizumi et al. 2021), volume, and SpecAugment's masks. All untuned. Tokens and pairs have none:
+    their objectives mask, predict, or compare the two sides.
 
     Raises:
         ConfigError: unknown kind.

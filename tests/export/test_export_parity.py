@@ -16,9 +16,7 @@ from onnx import helper, numpy_helper
 
 from edgessl.checkpoint import Checkpoint
 from edgessl.device.specs import InputSpec
-from edgessl.encoders import ENCODERS
 from edgessl.errors import ParityError
-from edgessl.objectives import OBJECTIVES
 from edgessl.optim import OPTIMIZERS
 from edgessl.step import METRICS
 from export import STEP_TOLERANCE, Graphs, encoder_parity, export_bundle, step_parity
@@ -48,8 +46,8 @@ def test_faithful_graphs_pass(case: Any) -> None:
 
 
 def matrix() -> Iterator[tuple[str, str, str, str]]:
-    for encoder in ENCODERS:
-        for objective in OBJECTIVES:
+    for encoder in ("ds_cnn_s", "resnet8", "resnet18", "cnn1d", "vit"):
+        for objective in ("simclr", "vicreg", "byol", "moco"):  # the others: tests/objectives
             for optimizer in OPTIMIZERS:
                 for norm in ("layer",) if encoder == "vit" else ("group", "batch"):
                     yield encoder, objective, optimizer, norm

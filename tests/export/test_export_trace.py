@@ -19,7 +19,7 @@ from edgessl.errors import ExportError
 from edgessl.objectives import build_objective
 from edgessl.optim import build_optimizer
 from edgessl.step import METRICS, TrainStep, hyper_tensors
-from edgessl.views import Pipeline, TwoViews
+from edgessl.views import Pipeline
 from export import trace_encoder, trace_frozen_encoder, trace_step
 from export.parity import random_fields
 from export.trace import IR_VERSION, OPSET, merge_common_subexpressions
@@ -216,8 +216,7 @@ class Stage(nn.Module):
 
 def step_with(function: Callable[[Tensor], Tensor]) -> TrainStep:
     encoder = Encoder({"only": Stage(function)}, (1, 8, 8), InputNormalization([0.0], [1.0], 3))
-    views = TwoViews(Pipeline((), (1, 8, 8)))
-    return TrainStep(encoder, build_objective("simclr"), build_optimizer("sgd"), views)
+    return TrainStep(encoder, build_objective("simclr"), build_optimizer("sgd"), Pipeline((), (1, 8, 8)))
 
 
 UNSUPPORTED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {

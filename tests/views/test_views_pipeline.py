@@ -1,4 +1,4 @@
-"""The pipeline, two views, the manifest's form and the default pipelines."""
+"""The pipeline, many views, the manifest's form and the default pipelines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from edgessl.errors import ConfigError, InputError
-from edgessl.views import TRANSFORMS, Pipeline, TwoViews, default_views
+from edgessl.views import LOCAL_SCALE, TRANSFORMS, MultiViews, Pipeline, default_views
 from edgessl.views.images import HorizontalFlip, ResizedCrop, Rotation
 
 DEFAULTS = [
@@ -124,10 +124,10 @@ class TestJson:
             Pipeline.from_json([entry], (3, 8, 8))
 
 
-class TestTwoViews:
+class TestMultiViews:
     def test_halves_of_the_noise(self, draw):
         pipeline = default_views("signal", (6, 16))
-        views = TwoViews(pipeline)
+        views = MultiViews(pipeline)
         x, u = draw(4, 6, 16), draw(4, views.width, seed=1)
         a, b = views(x, u)
         half = pipeline.width
@@ -136,8 +136,24 @@ class TestTwoViews:
         assert torch.equal(b, pipeline(x, u[:, half:]))
         assert not torch.equal(a, b)
 
+    def test_local_views_show_less_and_keep_the_size(self, draw):
+        pipeline = Pipeline((ResizedCrop(scale=(0.9, 1.0), ratio=(1.0, 1.0)),), (1, 16, 16))
+        views = MultiViews(pipeline, (2, 3))
+        assert views.local.transforms == (ResizedCrop(scale=LOCAL_SCALE, ratio=(1.0, 1.0)),)
+        ramp = torch.linspace(0, 1, 16).expand(64, 1, 16, 16)  # a view's range along the ramp is the share it shows
+        u = draw(64, views.width, seed=2)
+        shown = [v.amax((1, 2, 3)) - v.amin((1, 2, 3)) for v in views(ramp, u)]
+        assert len(shown) == 5
+        assert all(part.min() > 0.85 for part in shown[:2])
+        assert all(part.max() < 0.85 for part in shown[2:])
+        assert torch.equal(views(ramp, u)[3], views.local(ramp, u[:, 3 * pipeline.width : 4 * pipeline.width]))
+
+    def test_without_a_crop_local_views_are_like_the_others(self):
+        pipeline = default_views("signal", (6, 16))
+        assert MultiViews(pipeline, (2, 4)).local == pipeline
+
     def test_wrong_noise(self, draw):
-        views = TwoViews(default_views("image", (1, 8, 8)))
+        views = MultiViews(default_views("image", (1, 8, 8)))
         with pytest.raises(InputError, match=str(views.width)):
             views(draw(2, 1, 8, 8), draw(2, views.width - 1))
 
@@ -171,7 +187,7 @@ class TestDefaults:
     @KINDS
     def test_onnx(self, draw, run_onnx, kind, shape):
         # As the exporter does it: traced to core ATen operators first, then written as ONNX.
-        views = TwoViews(default_views(kind, shape))
+        views = MultiViews(default_views(kind, shape))
         example = draw(4, *shape), draw(4, views.width, seed=1)
         traced = make_fx(functionalize(lambda x, u: views(x, u)), decomposition_table=core_aten_decompositions())(
             *example

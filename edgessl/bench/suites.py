@@ -1,0 +1,114 @@
+"""The comparisons of `edgessl bench objectives`: which data, which encoder, which budget. All objectives of a suite get
+the same; nothing is tuned for any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgessl.errors import ConfigError
+
+CONVOLUTIONAL_IMAGES = (
+    *("simclr", "moco", "mocov3", "dcl", "nnclr"),
+    *("byol", "simsiam", "dino"),
+    *("vicreg", "barlow_twins", "tico", "w_mse"),
+    *("swav", "deepcluster"),
+    *("simmim", "denoising", "vae", "diffusion"),
+    *("rotation", "jigsaw", "relative_position"),
+    *("predictive_coding", "seed"),
+)
+SIGNALS = (
+    *("simclr", "moco", "mocov3", "dcl", "nnclr", "temporal", "cpc"),
+    *("byol", "simsiam", "dino"),
+    *("vicreg", "barlow_twins", "tico", "w_mse"),
+    *("swav", "deepcluster"),
+    *("simmim", "denoising", "vae", "diffusion"),
+    *("predictive_coding", "seed"),
+)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One comparison.
+
+    Attributes:
+        title: for people.
+        data: as the command line takes it; `options` are its reader's.
+        encoder, encoder_options: from the registry.
+        objectives: those that apply to this encoder and this kind of data.
+        train: unlabelled samples, drawn from the training split by seed 0; also the bank of labels of the probes.
+        test: samples of the test split that are predicted.
+        epochs, batch_size, lr: of every run, supervised ones included; adamw.
+        teacher: encoder of the teacher that "seed" distils, pretrained with simclr in the same budget.
+    """
+
+    title: str
+    data: str
+    encoder: str
+    objectives: tuple[str, ...]
+    train: int
+    test: int
+    epochs: int
+    batch_size: int = 128
+    lr: float = 2e-3
+    teacher: str = "ds_cnn_m"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    encoder_options: Mapping[str, Any] = field(default_factory=dict)
+
+
+SUITES = {
+    "digits": Suite(
+        "Digits of 8 x 8 pixels, minutes and no download", "digits", "ds_cnn_s", CONVOLUTIONAL_IMAGES, 1_400, 360, 20
+    ),
+    "fashion": Suite(
+        "Fashion-MNIST, convolutional encoder",
+        "shared:fashion_mnist",
+        "ds_cnn_s",
+        CONVOLUTIONAL_IMAGES,
+        10_000,
+        5_000,
+        6,
+    ),
+    "fashion_transformer": Suite(
+        "Fashion-MNIST, transformer",
+        "shared:fashion_mnist",
+        "vit",
+        ("simclr", "dino", "simmim", "mae", "beit", "data2vec"),
+        10_000,
+        5_000,
+        6,
+        encoder_options={"width": 48, "depth": 3, "heads": 3},
+    ),
+    "color": Suite(
+        "CIFAR-100 subset, colour pictures",
+        "shared:cifar100_sub",
+        "ds_cnn_s",
+        ("simclr", "rotation", "colorization"),
+        10_000,
+        2_000,
+        6,
+    ),
+    "har": Suite("Activities by phone, unseen people", "shared:har_phone_watch", "cnn1d", SIGNALS, 3_500, 3_500, 12),
+    "speech": Suite(
+        "Speech commands, unseen speakers",
+        "shared:speech_commands",
+        "ds_cnn_s",
+        SIGNALS,
+        4_000,
+        1_200,
+        10,
+        options={"n_mels": 32, "n_fft": 512, "hop": 256},
+    ),
+}
+
+
+def suite_of(name: str) -> Suite:
+    """The suite registered under `name`.
+
+    Raises:
+        ConfigError: no such suite.
+    """
+    if name not in SUITES:
+        raise ConfigError(f"unknown suite {name!r}; choose one of {', '.join(SUITES)}")
+    return SUITES[name]

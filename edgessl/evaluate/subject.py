@@ -1,0 +1,155 @@
+"""What is evaluated: a checkpoint or a bundle, with the same encoder at its initial weights beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from edgessl.checkpoint import Checkpoint
+from edgessl.data.source import Source
+from edgessl.device.bundle import Bundle
+from edgessl.device.specs import InputSpec
+from edgessl.encoders import Encoder, build_encoder
+from edgessl.errors import ConfigError, DataError
+from edgessl.evaluate.embedder import BundleEmbedder, Embedder, Int8Embedder, TorchEmbedder
+from edgessl.recipe import build_step
+from edgessl.views import Pipeline
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """An encoder to evaluate.
+
+    Attributes:
+        path, kind: where it came from; "checkpoint" or "bundle".
+        objective: how it was pretrained; names its row.
+        input: what one sample is.
+        embedders: row -> what embeds; the first is the float encoder.
+        encoder: in torch, for gradients; None for a bundle, whose graphs have none.
+        initial: builds the same encoder with the initial weights of its seed.
+        views: the random views of pretraining, for the alignment; None for a bundle.
+        epochs, seed, weights: what the protocol says of the pretraining.
+        provenance: as the file has it.
+        history: columns -> values of pretraining's log, for a checkpoint.
+    """
+
+    path: Path
+    kind: str
+    objective: str
+    input: InputSpec
+    embedders: dict[str, Embedder]
+    encoder: Encoder | None
+    initial: Callable[[], Encoder]
+    views: Pipeline | None
+    epochs: float
+    seed: int
+    weights: str
+    provenance: dict[str, Any]
+    history: dict[str, list[float]] = field(default_factory=dict)
+
+    def check(self, source: Source, name: str) -> None:
+        """Raise DataError unless `source` has the samples that the encoder takes."""
+        if tuple(source.shape) != tuple(self.input.shape) or source.kind != self.input.kind:
+            raise DataError(
+                f"{name}: samples are {source.kind} {tuple(source.shape)}, {self.path} takes {self.input.kind} "
+                f"{tuple(self.input.shape)}; give the data, and the --data options, of its pretraining"
+            )
+
+    def two_views(self, samples: Array, seed: int = 0) -> tuple[Array, Array] | None:
+        """Two random views of `samples` (N, *shape), or None where pretraining had none."""
+        if self.views is None or self.views.width == 0:
+            return None
+        noise = np.random.default_rng(seed).random((2, len(samples), self.views.width), np.float32)
+        with torch.no_grad():
+            first, second = (self.views(torch.from_numpy(samples), torch.from_numpy(u)).numpy() for u in noise)
+        return first, second
+
+
+def open_subject(path: Path) -> Subject:
+    """Open a checkpoint, or a bundle (a .edgessl file or a folder).
+
+    Raises:
+        DataError: missing, damaged, or neither; BundleError: a damaged bundle.
+    """
+    if path.is_dir() or _is_zip(path):
+        return _of_bundle(path, Bundle.open(path))
+    return _of_checkpoint(path, Checkpoint.load(path))
+
+
+def _of_checkpoint(path: Path, checkpoint: Checkpoint) -> Subject:
+    recipe, step = checkpoint.recipe, checkpoint.train_step()
+    encoder = step.parts.encoder.eval()
+    epochs = _epochs(checkpoint.step, checkpoint.provenance, recipe.batch_size)
+    complete = abs(epochs - recipe.epochs) < 1e-9
+    objective = recipe.objective.name
+
+    def initial() -> Encoder:
+        fresh: Encoder = build_step(recipe, checkpoint.input).parts.encoder
+        return fresh.eval()
+
+    return Subject(
+        path=path,
+        kind="checkpoint",
+        objective=objective,
+        input=checkpoint.input,
+        embedders={objective: TorchEmbedder(encoder)},
+        encoder=encoder,
+        initial=initial,
+        views=step.views.pipeline,
+        epochs=epochs,
+        seed=recipe.seed,
+        weights="last epoch" if complete else f"step {checkpoint.step}, before the last of {recipe.epochs} epochs",
+        provenance=checkpoint.provenance,
+        history={name: checkpoint.history[:, i].tolist() for i, name in enumerate(checkpoint.columns)},
+    )
+
+
+def _of_bundle(path: Path, bundle: Bundle) -> Subject:
+    m = bundle.manifest
+    seed = int(m.provenance.get("seed", 0))
+
+    def initial() -> Encoder:
+        try:
+            options = {"mean": m.input.mean, "std": m.input.std, "seed": seed, **m.encoder.options}
+            return build_encoder(m.encoder.name, m.input.shape, **options).eval()
+        except (ConfigError, TypeError) as error:
+            raise DataError(f"{path}: its encoder cannot be built again for a reference ({error})") from error
+
+    embedders: dict[str, Embedder] = {m.objective.name: BundleEmbedder(bundle)}
+    if "encoder_int8" in m.graphs:
+        embedders[f"{m.objective.name}, int8"] = Int8Embedder(bundle)
+    return Subject(
+        path=path,
+        kind="bundle",
+        objective=m.objective.name,
+        input=m.input,
+        embedders=embedders,
+        encoder=None,
+        initial=initial,
+        views=None,
+        epochs=float(m.provenance.get("epochs", 0)),
+        seed=seed,
+        weights=f"as exported, after step {m.provenance.get('pretraining_steps', 'unknown')}",
+        provenance=dict(m.provenance),
+    )
+
+
+def _epochs(step: int, provenance: dict[str, Any], batch_size: int) -> float:
+    """Passes over the data after `step` steps; each pass leaves out what does not fill a batch."""
+    per_epoch = int(provenance.get("samples", 0)) // batch_size
+    return step / per_epoch if per_epoch else 0.0
+
+
+def _is_zip(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(2) == b"PK"
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None

@@ -1,0 +1,44 @@
+"""SimSiam: predict your other view, with no teacher and no negatives (Chen & He 2021, arXiv 2011.10566)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from edgessl.encoders.base import Encoder
+from edgessl.objectives.base import Batch, Gather, Loss, Network, Objective, Slots, encode_pair, halves, mlp
+from edgessl.objectives.functional import negative_cosine_loss
+
+
+@dataclass(frozen=True)
+class SimSiam(Objective):
+    """BYOL without the teacher: the stopped gradient alone keeps it from collapsing. No slots: the smallest memory.
+
+    Any batch does, as the loss compares nothing across samples; 2 because batch norm needs two values. It leans on
+    batch norm in its heads more than the others (section 4.4 of the paper): prefer encoders with norm "batch".
+    """
+
+    hidden: int = 128
+    projection: int = 64
+    bottleneck: int = 16
+    name: ClassVar[str] = "simsiam"
+    family: ClassVar[str] = "distillation"
+    hyper: ClassVar[dict[str, float]] = {}
+
+    def heads(self, encoder: Encoder, norm: str) -> dict[str, nn.Module]:
+        """A three-layer projector, and a predictor with a bottleneck a quarter as wide."""
+        return {
+            "projector": mlp((encoder.embedding_dim, self.hidden, self.hidden, self.projection), norm),
+            "predictor": mlp((self.projection, self.bottleneck, self.projection), norm),
+        }
+
+    def loss(self, network: Network, slots: Slots, batch: Batch, hyper: Slots, gather: Gather) -> Loss:
+        """Negative cosine, averaged over the two directions; in [-1, 1]."""
+        h = encode_pair(network, *batch.views)
+        z = network("projector", h)
+        p_a, p_b = halves(network("predictor", z))
+        z_a, z_b = halves(z.detach())
+        cross = negative_cosine_loss(gather(p_a), gather(z_b)) + negative_cosine_loss(gather(p_b), gather(z_a))
+        return Loss(0.5 * cross, h, {})
