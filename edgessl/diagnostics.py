@@ -32,11 +32,12 @@ def watch(embeddings: Tensor, batch_size: int) -> dict[str, float]:
     views = [view[:ROWS].double().cpu().numpy() for view in embeddings.split(batch_size)[:2]]
     if not all(np.isfinite(view).all() for view in views):
         return dict.fromkeys(WATCHED, math.nan)
-    return {
-        "alignment": alignment(views[0], views[1]) if len(views) == 2 else math.nan,
-        "uniformity": uniformity(views[0]),
-        "rankme": rankme(views[0]),
-    }
+    with np.errstate(invalid="ignore"):  # embeddings that are all zero have no RankMe
+        return {
+            "alignment": alignment(views[0], views[1]) if len(views) == 2 else math.nan,
+            "uniformity": uniformity(views[0]),
+            "rankme": rankme(views[0]),
+        }
 
 
 def collapse_warning(figures: Mapping[str, float]) -> str | None:

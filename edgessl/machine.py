@@ -70,6 +70,16 @@ def peak_rss_mb() -> float:
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
+def load_warnings(load: float | None, threads: int) -> list[str]:
+    """What to say beside a measurement with `threads` threads when the load average before it was `load`."""
+    cores = _usable_cores()
+    if load is not None and load + threads > cores + 0.5:
+        return [
+            f"load {load:.1f} on {cores} cores before the run: with {threads} threads, backends wait for other programs"
+        ]
+    return []
+
+
 def _with_requirements(packages: Iterable[str]) -> set[str]:
     found: set[str] = set()
     waiting = [_normal(name) for name in packages]

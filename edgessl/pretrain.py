@@ -131,9 +131,9 @@ def pretrain(
         kept = start.probe if probe is None else probe.state()
         return Checkpoint(recipe, start.input, done, slots, rows.reshape(-1, len(columns)), columns, provenance, kept)
 
-    def save() -> None:
+    def save(found: Checkpoint) -> None:
         if checkpoint is not None and processes.rank == 0:
-            snapshot().save(checkpoint)
+            found.save(checkpoint)
 
     clock = time.perf_counter()
     for portion in reader.batches(start.step, last):
@@ -169,9 +169,10 @@ def pretrain(
         if stopping:
             break
         if done % save_every == 0:
-            save()
-    save()
-    return snapshot()
+            save(snapshot())
+    final = snapshot()
+    save(final)
+    return final
 
 
 def schedule(t: int, total: int, warmup: float, final: float) -> float:

@@ -54,7 +54,9 @@ def trace_step(step: TrainStep, batch_shape: Sequence[int]) -> onnx.ModelProto:
             given["noise"],
             {name: given[f"hyper.{name}"] for name in hypers},
         )
-        return (*(new_state[name] for name in slots), *(metrics[name] for name in METRICS))
+        # a slot that a step leaves as it is (a frozen teacher) must not make one tensor input and output
+        following = (given[name].clone() if new_state[name] is given[name] else new_state[name] for name in slots)
+        return (*following, *(metrics[name] for name in METRICS))
 
     arguments = (*state.values(), batch, noise, *hyper.values())
     try:

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,14 +18,15 @@ import numpy as np
 
 from edgessl.bench.suites import Suite, suite_of
 from edgessl.checkpoint import Checkpoint
-from edgessl.data import Source
-from edgessl.encoders import Encoder
-from edgessl.evaluate import Protocol, Result, TorchEmbedder, embed_source, knn_accuracy, linear_probe, rankme
+from edgessl.data import Source, Subset, load_shared
+from edgessl.data.tokens import TokenWindows
+from edgessl.encoders import Encoder, build_encoder
+from edgessl.evaluate import Protocol, Result, TorchEmbedder, embed_source, knn_accuracy, paired_recall, rankme
 from edgessl.evaluate.data import LabelledData, Split, open_labelled
-from edgessl.evaluate.finetune import supervised
-from edgessl.pretrain import collapse_warning, pretrain
+from edgessl.evaluate.finetune import fine_tune
+from edgessl.evaluate.probes import fit_linear
+from edgessl.pretrain import collapse_warning, input_spec, pretrain
 from edgessl.recipe import Recipe, parse_recipe
-from edgessl.step import METRICS
 
 PROBES = {"knn": {"k": 20, "temperature": 0.1, "metric": "cosine"}, "linear": {"C": 1.0, "penalty": "l2"}}
 REFERENCES = ("random", "supervised")
@@ -59,10 +61,15 @@ def measure(name: str, objective: str, seed: int, epochs: int) -> Result:
     seconds = time.perf_counter() - began
     embedder = TorchEmbedder(encoder)
     bank, queries = embed_source(embedder, data.train.source), embed_source(embedder, data.test.source)
+    probe = fit_linear(bank, data.train.labels)
     figures = {
         "knn": (knn_accuracy(bank, data.train.labels, queries, data.test.labels),),
-        "linear": (linear_probe(bank, data.train.labels, queries, data.test.labels),),
+        "linear": (float((probe.predict(queries) == data.test.labels).mean()),),
     }
+    if data.train.source.kind == "tokens":
+        details["bits"] = bits(probe, queries, data.test.labels)
+    if data.train.source.kind == "pair":
+        details |= _across(encoder, queries)
     protocol = Protocol(
         data=data.name,
         train_hash=data.train.digest(),
@@ -80,9 +87,32 @@ def measure(name: str, objective: str, seed: int, epochs: int) -> Result:
     return Result(objective, protocol, figures, role, details)
 
 
+def bits(probe: Any, queries: np.ndarray[Any, Any], truth: np.ndarray[Any, Any]) -> float:
+    """Mean `-log2` of the probability that a fitted classifier gives the true class of each query.
+
+    A class that it never saw counts as one in a million.
+    """
+    probabilities = probe.predict_proba(queries)
+    column = np.searchsorted(probe.classes_, truth).clip(0, len(probe.classes_) - 1)
+    known = probe.classes_[column] == truth
+    given = np.where(known, probabilities[np.arange(len(truth)), column], 0.0)
+    return float(-np.log2(given.clip(1e-6)).mean())
+
+
+def _across(encoder: Encoder, queries: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """How often one tower's embedding finds its partner among all of the other tower's."""
+    first, _ = encoder.get_submodule("stages.towers").sizes  # type: ignore[misc]
+    return {"recall_across": paired_recall(queries[:, :first], queries[:, first:])}
+
+
 def open_suite(suite: Suite) -> LabelledData:
-    """The suite's data, both splits cut to size by a fixed draw."""
-    whole = open_labelled(suite.data, suite.options)
+    """The suite's data, both splits cut to size by a fixed draw; text is labelled by the symbol that follows."""
+    if suite.data == "shared:tinyshakespeare":
+        text = load_shared("tinyshakespeare", **suite.options)
+        how = "the last tenth of the text tests; the label is the next character"
+        whole = LabelledData(suite.data, _followed(text.train), _followed(text.test), how)
+    else:
+        whole = open_labelled(suite.data, suite.options)
 
     def cut(split: Split, size: int) -> Split:
         if len(split) <= size:
@@ -92,11 +122,28 @@ def open_suite(suite: Suite) -> LabelledData:
     return LabelledData(whole.name, cut(whole.train, suite.train), cut(whole.test, suite.test), whole.how)
 
 
-def recipe_of(suite: Suite, objective: str, seed: int, epochs: int, **options: Any) -> Recipe:
+def _followed(source: Source) -> Split:
+    """Windows of text, each labelled by the symbol after it."""
+    assert isinstance(source, TokenWindows)
+    length, stride = source.shape[1], source.stride
+    following = source.ids[length::stride].astype(np.int64)
+    count = min(len(source), len(following))
+    return Split(Subset(source, np.arange(count)), following[:count])
+
+
+def recipe_of(
+    suite: Suite,
+    objective: str,
+    seed: int,
+    epochs: int,
+    encoder: tuple[str, Mapping[str, Any]] | None = None,
+    **options: Any,
+) -> Recipe:
     """The recipe of a run: the suite's budget and the objective's own defaults."""
+    name, encoder_options = encoder or suite.encoder_for(objective)
     return parse_recipe(
         {
-            "encoder": {"name": suite.encoder, "options": dict(suite.encoder_options)},
+            "encoder": {"name": name, "options": dict(encoder_options)},
             "objective": {"name": objective, "options": options},
             "optimizer": "adamw",
             "hyper": {"lr": suite.lr},
@@ -112,30 +159,41 @@ def _encoder(
 ) -> tuple[Encoder, dict[str, Any]]:
     """The encoder after its budget, and what is to be said about the run."""
     if objective in REFERENCES:
-        recipe = recipe_of(suite, "simclr", seed, epochs)
-        start = pretrain(recipe, data.train.source, stop_after=0)
+        name, options = suite.encoder_for(objective)
+        spec = input_spec(data.train.source)
+        start = build_encoder(name, spec.shape, mean=spec.mean, std=spec.std, seed=seed, **options)
         if objective == "random":
-            return start.encoder(), {}
-        return supervised(start, data.train, epochs=epochs, seed=seed), {}
+            return start, {}
+        tuned = fine_tune(
+            start,
+            data.train.samples(),
+            data.train.labels,
+            epochs=epochs,
+            lr=suite.lr,
+            batch_size=suite.batch_size,
+            seed=seed,
+        )
+        accuracy = float((tuned.predict(data.test.samples()) == data.test.labels).mean())
+        return tuned.encoder, {"own_classifier": accuracy}
     with TemporaryDirectory(prefix="edgessl-teacher-") as folder:
-        options = {"teacher": str(_teacher(suite, data.train.source, seed, epochs, Path(folder)))}
-        recipe = recipe_of(suite, objective, seed, epochs, **(options if objective == "seed" else {}))
+        recipe = recipe_of(suite, objective, seed, epochs)
+        if objective == "seed":
+            teacher = _teacher(suite, data.train.source, seed, epochs, Path(folder))
+            recipe = recipe_of(suite, objective, seed, epochs, teacher=str(teacher))
         done = pretrain(recipe, data.train.source)
-    return done.encoder(), _training_details(done)
+        return done.encoder(), _training_details(done)
 
 
 def _teacher(suite: Suite, source: Source, seed: int, epochs: int, folder: Path) -> Path:
     """A larger encoder pretrained with simclr in the same number of epochs, for label-free distillation."""
-    values = recipe_of(suite, "simclr", seed, epochs).model_dump()
-    values["encoder"] = {"name": suite.teacher, "options": {}}
     path = folder / "teacher.safetensors"
-    pretrain(parse_recipe(values), source, checkpoint=path)
+    pretrain(recipe_of(suite, "simclr", seed, epochs, encoder=(suite.teacher, {})), source, checkpoint=path)
     return path
 
 
 def _training_details(done: Checkpoint) -> dict[str, Any]:
     """First and last loss, and whether the embeddings collapsed, from the training history."""
-    columns = {name: done.history[:, 1 + i] for i, name in enumerate(METRICS)}
+    columns = {name: done.history[:, i] for i, name in enumerate(done.columns)}
     last = {name: float(values[-1]) for name, values in columns.items()}
     return {
         "first_loss": float(columns["loss"][0]),

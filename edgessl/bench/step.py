@@ -16,7 +16,7 @@ from typing import Any
 
 from edgessl.bench.process import Worker, WorkerError
 from edgessl.errors import ConfigError
-from edgessl.machine import installed_mb, machine, versions
+from edgessl.machine import installed_mb, load_warnings, machine, versions
 
 BACKENDS = ("onnxruntime", "torch", "torch_compile")
 NEEDED = {
@@ -105,18 +105,9 @@ def run(
             "input_shapes": shapes,
         },
         "load_before": None if load is None else round(load, 2),
-        "warnings": _warnings(load, max(threads)),
+        "warnings": load_warnings(load, max(threads)),
         "rows": rows,
     }
-
-
-def _warnings(load: float | None, threads: int) -> list[str]:
-    cores = machine()["cores"]
-    if load is not None and load + threads > cores + 0.5:
-        return [
-            f"load {load:.1f} on {cores} cores before the run: with {threads} threads, backends wait for other programs"
-        ]
-    return []
 
 
 def take_turns(

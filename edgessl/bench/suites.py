@@ -41,6 +41,7 @@ class Suite:
         test: samples of the test split that are predicted.
         epochs, batch_size, lr: of every run, supervised ones included; adamw.
         teacher: encoder of the teacher that "seed" distils, pretrained with simclr in the same budget.
+        variants: encoder and options for objectives that need another one, by objective.
     """
 
     title: str
@@ -55,7 +56,16 @@ class Suite:
     teacher: str = "ds_cnn_m"
     options: Mapping[str, Any] = field(default_factory=dict)
     encoder_options: Mapping[str, Any] = field(default_factory=dict)
+    variants: Mapping[str, tuple[str, Mapping[str, Any]]] = field(default_factory=dict)
 
+    def encoder_for(self, objective: str) -> tuple[str, Mapping[str, Any]]:
+        """Name and options of the encoder that `objective` trains."""
+        return self.variants.get(objective, (self.encoder, self.encoder_options))
+
+
+TEXT = {"vocabulary": 65, "width": 64, "depth": 2, "heads": 4}
+CAUSAL = ("token_transformer", {**TEXT, "causal": True})
+WORDS = ("word_vectors", {"vocabulary": 65, "width": 64})
 
 SUITES = {
     "digits": Suite(
@@ -99,6 +109,33 @@ SUITES = {
         1_200,
         10,
         options={"n_mels": 32, "n_fft": 512, "hop": 256},
+    ),
+    "pairs": Suite(
+        "Phone and watch at once, unseen people",
+        "shared:phone_watch_pairs",
+        "pair",
+        ("clip",),
+        3_500,
+        3_500,
+        12,
+        encoder_options={"first_shape": [6, 128], "second_shape": [6, 128]},
+    ),
+    "text": Suite(
+        "Tiny Shakespeare, the next character from a window of 32",
+        "shared:tinyshakespeare",
+        "token_transformer",
+        ("causal", "masked_tokens", "skipgram", "cbow"),
+        20_000,
+        5_000,
+        8,
+        options={"window": 32, "stride": 20},
+        encoder_options=TEXT,
+        variants={
+            "causal": CAUSAL,
+            "supervised": CAUSAL,
+            "skipgram": WORDS,
+            "cbow": WORDS,
+        },
     ),
 }
 

@@ -9,6 +9,7 @@ from edgessl.cli.group import RootGroup, examples, turn_on_debug
 
 COMMANDS = {
     "pretrain": "edgessl.cli.pretrain:pretrain",
+    "evaluate": "edgessl.cli.evaluate:evaluate",
     "export": "edgessl.cli.export:export",
     "inspect": "edgessl.cli.inspect:inspect",
     "stream": "edgessl.cli.stream:stream",
@@ -26,6 +27,7 @@ COMMANDS = {
     epilog=examples(
         "edgessl doctor",
         "edgessl pretrain digits --out runs/digits/checkpoint.safetensors",
+        "edgessl evaluate runs/digits/checkpoint.safetensors digits",
         "edgessl export runs/digits/checkpoint.safetensors --calibrate digits",
         "edgessl stream runs/digits/digits.edgessl digits:test --state runs/device",
         "edgessl COMMAND --help",

@@ -12,18 +12,26 @@ from edgessl.cli.console import Stages, console, print_json, show_facts
 from edgessl.cli.group import examples
 from edgessl.cli.options import CommaList, json_flag, key_values
 
-_TABLES = {"step": "edgessl.bench.table:step_table"}  # a bench without one prints its JSON
+# a bench without one prints its JSON
+_TABLES = {
+    "step": "edgessl.bench.table:step_table",
+    "objectives": "edgessl.bench.results_page:objectives_table",
+    "pretrain": "edgessl.bench.table:pretrain_table",
+}
 
 
 @click.command(
     epilog=examples(
         "edgessl bench step",
         "edgessl bench step --encoders ds_cnn_s,vit --threads 1,2 --json > step.json",
+        "edgessl bench objectives --objectives random,simclr,vicreg --set suite=digits",
         "edgessl bench step --repeats 3 --set objective=simclr --set turn_seconds=0.5",
+        "edgessl bench pretrain --threads 1,2 --json > pretrain.json",
     )
 )
 @click.argument("name", required=False)
 @click.option("--encoders", type=CommaList(), metavar="A,B", help="Encoders to measure.")
+@click.option("--objectives", type=CommaList(), metavar="A,B", help="Objectives to compare.")
 @click.option("--threads", type=CommaList(int), metavar="1,2", help="Numbers of compute threads.")
 @click.option("--repeats", type=click.IntRange(1), metavar="N", help="How often each measurement is taken.")
 @key_values("--set", "settings", "Another setting of the bench.")
@@ -31,6 +39,7 @@ _TABLES = {"step": "edgessl.bench.table:step_table"}  # a bench without one prin
 def bench(
     name: str | None,
     encoders: list[str] | None,
+    objectives: list[str] | None,
     threads: list[int] | None,
     repeats: int | None,
     settings: dict[str, Any],
@@ -51,7 +60,7 @@ def bench(
             show_facts(console(), [(key, (load_bench(key).__doc__ or "").strip().split("\n")[0]) for key in BENCHES])
         return
     function = load_bench(name)
-    given = {"encoders": encoders, "threads": threads, "turns": repeats}
+    given = {"encoders": encoders, "objectives": objectives, "threads": threads, "turns": repeats}
     options = {**{key: value for key, value in given.items() if value is not None}, **settings}
     with Stages() as stages:
         stages.update(f"bench {name}")

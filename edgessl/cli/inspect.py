@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from edgessl.device import Bundle
 
 _BLOCKS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
-_FORMAT = "edgessl-checkpoint-1"  # edgessl.checkpoint imports torch, which a look inside does not need
-_COLUMNS = ("loss", "grad_norm", "embedding_std", "effective_rank")
 
 
 @click.command(
@@ -83,7 +81,7 @@ def _show_bundle(path: Path, bundle: Bundle) -> None:
         ("hyper", _pairs(m.hyper)),
         ("graphs", f"{', '.join(m.graphs)}; opset {m.opset}"),
         ("parity", _pairs(dict(_flat(m.parity)))),
-        ("provenance", _pairs(m.provenance)),
+        ("provenance", _pairs(dict(_flat(m.provenance)))),
     ]
     show_facts(show, rows)
     show_members(show, m.members)
@@ -91,22 +89,25 @@ def _show_bundle(path: Path, bundle: Bundle) -> None:
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
     """Recipe, input, step, slots and history of a checkpoint file; DataError unless it is one."""
-    from edgessl.device import tensors
-    from edgessl.errors import DataError, FormatError
+    from edgessl.checkpoint_file import read_checkpoint  # numpy; edgessl.checkpoint would import torch
+    from edgessl.errors import DataError
 
     try:
-        arrays, metadata = tensors.loads(path.read_bytes())
-        if metadata.get("format") != _FORMAT:
-            raise FormatError(f"format {metadata.get('format')!r}, expected {_FORMAT!r}")
-        documents = {key: json.loads(metadata[key]) for key in ("recipe", "input", "provenance")}
-        history = arrays.pop("history").reshape(-1, 1 + len(_COLUMNS))
-        slots = {name.removeprefix("slot."): list(value.shape) for name, value in sorted(arrays.items())}
-        parameters = int(arrays["slot.theta"].size)
-        columns = {name: history[:, i].tolist() for i, name in enumerate(("step", *_COLUMNS))}
-        step = int(metadata["step"])
-    except (FormatError, KeyError, ValueError) as error:
-        raise DataError(f"{path}: neither a bundle nor an edgessl checkpoint ({error})") from None
-    return {**documents, "step": step, "parameters": parameters, "slots": slots, "history": columns}
+        arrays, step, documents = read_checkpoint(path)
+    except DataError as error:
+        why = str(error).removeprefix(f"{path}: ")
+        raise DataError(f"{path}: neither a bundle nor an edgessl checkpoint ({why})") from None
+    columns, history = documents.pop("columns"), arrays.pop("history")
+    slots = {
+        name.removeprefix("slot."): list(a.shape) for name, a in sorted(arrays.items()) if name.startswith("slot.")
+    }
+    return {
+        **documents,
+        "step": step,
+        "parameters": int(arrays["slot.theta"].size),
+        "slots": slots,
+        "history": {name: history[:, i].tolist() for i, name in enumerate(columns)},
+    }
 
 
 def _show_checkpoint(path: Path, found: dict[str, Any]) -> None:
@@ -120,9 +121,13 @@ def _show_checkpoint(path: Path, found: dict[str, Any]) -> None:
         ("recipe", _pairs({k: v for k, v in recipe.items() if k not in ("encoder", "objective", "views")})),
         ("parameters", f"{found['parameters']:,}"),
         ("slots", _slots(found["slots"])),
-        ("provenance", _pairs(found["provenance"])),
+        ("provenance", _pairs(dict(_flat(found["provenance"])))),
     ]
-    curves = [(name, f"{sparkline(history[name])}  {history[name][-1]:.3g}") for name in _COLUMNS if history["step"]]
+    curves = [
+        (name, f"{sparkline(values)}  {values[-1]:.3g}")
+        for name, values in history.items()
+        if name != "step" and any(map(math.isfinite, values))
+    ]
     show_facts(show, [*rows, *curves])
 
 

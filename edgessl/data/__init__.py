@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from edgessl.data.digits import open_digits
     from edgessl.data.idx import open_idx
     from edgessl.data.images import ImageFolder, open_images
-    from edgessl.data.series import WindowSource, windows_of
     from edgessl.data.pairs import PairedSource, sides
+    from edgessl.data.series import WindowSource, windows_of
     from edgessl.data.shared import SharedData, load_shared, load_tokens
     from edgessl.data.source import (
         Source,
@@ -90,7 +90,6 @@ def open_source(spec: str | Path, **options: Any) -> Source:
 def _named(name: str, rest: str, options: dict[str, Any]) -> Source:
     from edgessl.data.digits import open_digits
     from edgessl.data.optional import call_with_options
-    from edgessl.data.pairs import PairedSource, sides
     from edgessl.data.shared import load_shared
 
     data_set, _, part = rest.partition(":") if name == "shared" else ("", "", rest)

@@ -67,9 +67,7 @@ def load_shared(name: str, *, verify: bool = False, **options: Any) -> SharedDat
     ConfigError for an unknown name or option; DataError where the file is absent or damaged.
     """
     if name not in _LOADERS:
-        raise ConfigError(
-            f"no shared data set {name!r}; expected one of {', '.join(NAMES)}"
-        )
+        raise ConfigError(f"no shared data set {name!r}; expected one of {', '.join(NAMES)}")
     module = importlib.import_module(f"edgessl.data.{_LOADERS[name]}")
     if verify:
         verify_file(_FILES.get(name, name))

@@ -28,8 +28,10 @@ def phone_watch_pairs(
     window goes with the watch's that starts nearest in time. Pairs whose starts or ends lie more than `max_skew`
     seconds apart are left out. Split and groups as in `har_phone_watch`, and `skew`, the larger of the two gaps.
     """
-    devices = [load_shared("har_phone_watch", device=d, window=window, stride=s, test_subjects=test_subjects)
-               for d, s in (("phone", stride), ("watch", 1))]  # fmt: skip
+    devices = [
+        load_shared("har_phone_watch", device=device, window=window, stride=step, test_subjects=test_subjects)
+        for device, step in (("phone", stride), ("watch", 1))
+    ]
     found = read_members("har_phone_watch", "sp_t_ms", "sw_t_ms")
     clocks = found["sp_t_ms"] / 1000, found["sw_t_ms"] / 1000
     parts, groups = [], []
@@ -39,7 +41,9 @@ def phone_watch_pairs(
         partner, skew = nearest_in_time(phone, watch, clocks)
         kept = np.flatnonzero(skew <= max_skew)
         if len(kept) == 0:
-            raise ConfigError(f"phone_watch_pairs: no two windows lie within {max_skew} s; the smallest is {skew.min()}")
+            raise ConfigError(
+                f"phone_watch_pairs: no two windows lie within {max_skew} s; the smallest is {skew.min()}"
+            )
         chosen_phone = Subset(phone[0], phone[1][kept])
         chosen_watch = Subset(watch[0], watch[1][partner[kept]])
         parts.append(PairedSource(chosen_phone, chosen_watch))
@@ -48,15 +52,17 @@ def phone_watch_pairs(
 
 
 def digit_pairs_by_label(n_mels: int = 20, seed: int = 0) -> SharedData:
-    """Scikit-learn's written digits (1,8,8) with the Free Spoken Digit Dataset's log-mels (1,n_mels,30): made by label.
+    """Scikit-learn's written digits (1,8,8) and the Free Spoken Digit Dataset's log-mels (1,n_mels,30), made by label.
 
     Nobody said these digits while writing them: every picture is paired with a random clip of the same digit, so the
     labels are what makes the pairs. An example of the form of image-audio data, not of learning without labels.
     """
     spoken = load_shared("fsdd", n_mels=n_mels)
     parts = []
-    for side, sounds in (("train", spoken.train), ("test", spoken.test)):
-        images = open_digits(side, size=8)
+    for images, sounds in (
+        (open_digits("train", size=8), spoken.train),
+        (open_digits("test", size=8), spoken.test),
+    ):
         if images.labels is None or sounds.labels is None:
             raise DataError("digit_pairs_by_label: a side has no labels to pair by")
         rng = np.random.default_rng(seed)

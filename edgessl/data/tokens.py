@@ -26,7 +26,7 @@ class TokenSource(Source, Protocol):
 
 @dataclass(frozen=True, eq=False)
 class TokenWindows:
-    """Windows (1,L) of a sequence of ids; see `token_windows`, which checks it. `symbols` are the ids' names, if any."""
+    """Windows (1,L) of a sequence of ids; see `token_windows`, which checks it. `symbols`: the ids' names, if any."""
 
     ids: NDArray[Any]  # (rows,) in the stored dtype
     shape: tuple[int, int]
@@ -67,7 +67,9 @@ def token_windows(
     if not 2 <= vocabulary <= 1 << 24:
         raise ConfigError(f"{name}: vocabulary is {vocabulary}; give 2 to {1 << 24}, which float32 holds exactly")
     if ids.ndim != 1 or ids.dtype.kind not in "iu" or count == 0:
-        raise DataError(f"{name}: found {ids.dtype} of shape {ids.shape}; expected {window} integer ids (rows,) or more")
+        raise DataError(
+            f"{name}: found {ids.dtype} of shape {ids.shape}; expected {window} or more integer ids (rows,)"
+        )
     if ids.min() < 0 or ids.max() >= vocabulary:
         raise DataError(f"{name}: ids run from {ids.min()} to {ids.max()}; expected 0 to {vocabulary - 1}")
     return TokenWindows(ids, (1, window), stride, vocabulary, f"ids of {vocabulary} symbols", symbols)

@@ -24,9 +24,9 @@ def as_batch(x: Float, spec: InputSpec) -> Float:
         raise InputError(f"samples: expected shape {wanted} ({spec.kind}), found {list(x.shape)}")
     if not np.isfinite(batch).all():
         raise InputError("samples: NaN or infinity in the data; drop or repair these samples")
-    if spec.kind == "tokens" and (batch.min() < 0 or batch.max() >= spec.vocabulary or (batch != np.floor(batch)).any()):
-        raise InputError(
-            f"samples: expected token ids, whole numbers from 0 to {spec.vocabulary - 1}, found values from "
-            f"{batch.min():g} to {batch.max():g}"
-        )
+    if spec.kind == "tokens":
+        known = (batch >= 0) & (batch < spec.vocabulary) & (batch == np.floor(batch))
+        if not known.all():
+            found = f"found {batch[~known][0]:g}"
+            raise InputError(f"samples: expected token ids, whole numbers from 0 to {spec.vocabulary - 1}, {found}")
     return batch

@@ -71,6 +71,6 @@ def _tower(name: str, shape: tuple[int, ...], options: Mapping[str, Any]) -> Enc
 def _shape(side: str, shape: Sequence[int]) -> tuple[int, ...]:
     if not isinstance(shape, Sequence) or not shape or any(type(size) is not int or size < 1 for size in shape):
         raise ConfigError(
-            f"encoder pair: option {side}_shape is the shape of that side's samples, such as [6, 128]; found {shape!r}"
+            f"encoder pair: option {side}_shape is the shape of its samples, such as [6, 128]; found {shape!r}"
         )
     return tuple(shape)

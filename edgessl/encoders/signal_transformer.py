@@ -28,13 +28,10 @@ class SignalPatches(nn.Module):
         self.embed = nn.Linear(channels * patch, width)
         self.position = positions(self.tokens, width)
 
-    def cut(self, x: Tensor) -> Tensor:
-        """The patches themselves, (N, tokens, C * patch): in order of time, values in (C, step) order."""
-        return x.reshape(-1, *self.grid).permute(0, 2, 1, 3).reshape(-1, self.tokens, self.embed.in_features)
-
     def forward(self, x: Tensor) -> Tensor:
-        """Embedded patches plus positions."""
-        tokens: Tensor = self.embed(self.cut(x))
+        """Tokens in order of time, patch values in (C, step) order."""
+        patches = x.reshape(-1, *self.grid).permute(0, 2, 1, 3)
+        tokens: Tensor = self.embed(patches.reshape(-1, self.tokens, self.embed.in_features))
         return tokens + self.position
 
 

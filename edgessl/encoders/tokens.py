@@ -1,7 +1,7 @@
 """Encoders of token sequences (1, L): ids 0 ... vocabulary - 1, carried as float32 like every other sample.
 
-The embedding is a product with one-hot rows, so that its gradient is a matrix product too (a lookup's is a scatter, slow
-and unordered); that suits the vocabularies of devices: characters, bytes, event codes, a few thousand words.
+The embedding is a product with one-hot rows, so that its gradient is a matrix product too (a lookup's is a scatter,
+slow and unordered); that suits the vocabularies of devices: characters, bytes, event codes, a few thousand words.
 """
 
 from __future__ import annotations

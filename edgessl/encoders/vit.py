@@ -30,14 +30,10 @@ class PatchEmbedding(nn.Module):
         self.embed = nn.Linear(channels * patch * patch, width)
         self.position = positions(self.tokens, width)
 
-    def cut(self, x: Tensor) -> Tensor:
-        """The patches themselves, (N, tokens, C * patch * patch): in row order, values in (C, row, column) order."""
-        patches = x.reshape(-1, *self.grid).permute(0, 2, 4, 1, 3, 5)
-        return patches.reshape(-1, self.tokens, self.embed.in_features)
-
     def forward(self, x: Tensor) -> Tensor:
-        """Embedded patches plus positions."""
-        tokens: Tensor = self.embed(self.cut(x))
+        """Tokens in row order, patch values in (C, row, column) order."""
+        patches = x.reshape(-1, *self.grid).permute(0, 2, 4, 1, 3, 5)
+        tokens: Tensor = self.embed(patches.reshape(-1, self.tokens, self.embed.in_features))
         return tokens + self.position
 
 

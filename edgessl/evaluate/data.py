@@ -14,6 +14,7 @@ from edgessl.errors import DataError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 HELD_OUT, HELD_OUT_SEED = 0.2, 0
+OWN = "the data's own"
 HOW = (
     "give labels: a .npz with members x and y, --data labels=FILE.npy beside a .npy, --data label=COLUMN for a table, "
     "one folder per class for images and sounds"
@@ -54,12 +55,19 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class LabelledData:
-    """Both splits. `how`: how they were divided, in words; `classes`: names by label, where known."""
+    """Both splits.
+
+    Attributes:
+        how: how they were divided, in words.
+        whole_hash: `content_hash` of the training source before any sample was left out, as pretraining writes it.
+        classes: names by label, where known.
+    """
 
     name: str
     train: Split
     test: Split
     how: str
+    whole_hash: str
     classes: tuple[str, ...] = ()
 
     def limited(self, limit: int) -> LabelledData:
@@ -116,14 +124,17 @@ def open_labelled(spec: str, options: Mapping[str, Any], test: str | None = None
         shared = load_shared(name.removeprefix("shared:"), **options)
         train_split = labelled(shared.train, name, shared.train_groups)
         test_split = labelled(shared.test, f"{name}:test", shared.test_groups)
-        return _checked(LabelledData(spec, train_split, test_split, "the data's own", shared.classes))
-    train_split = labelled(open_source(spec, **options), spec)
+        return _checked(
+            LabelledData(spec, train_split, test_split, OWN, content_hash(shared.train), shared.classes)
+        )
+    source = open_source(spec, **options)
+    train_split, whole = labelled(source, spec), content_hash(source)
     if test is None:
         how = f"{HELD_OUT:.0%} of every class held out, seed {HELD_OUT_SEED}"
-        return _checked(LabelledData(spec, *hold_out(train_split), how))
+        return _checked(LabelledData(spec, *hold_out(train_split), how, whole))
     test_split = labelled(open_source(test, **options), test)
-    own = test == "digits:test" and name == "digits"
-    return _checked(LabelledData(spec, train_split, test_split, "the data's own" if own else f"test is {test}"))
+    how = OWN if test == "digits:test" and name == "digits" else f"test is {test}"
+    return _checked(LabelledData(spec, train_split, test_split, how, whole))
 
 
 def _checked(data: LabelledData) -> LabelledData:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from edgessl.evaluate import contamination as duplicates
 from edgessl.evaluate import probes
@@ -13,8 +14,9 @@ from edgessl.evaluate.adversarial import PGD_STEPS, RADII, LinearModel, adversar
 from edgessl.evaluate.collapse import diagnose
 from edgessl.evaluate.corruptions import CORRUPTIONS
 from edgessl.evaluate.embedder import TorchEmbedder, embed_source
-from edgessl.evaluate.finetune import fine_tune
+from edgessl.evaluate.finetune import fine_tune, supervised_settings
 from edgessl.evaluate.neighbours import class_retrieval, knn_predict
+from edgessl.evaluate.online import OnlineProbe
 from edgessl.evaluate.robustness import corruption_accuracy, out_of_distribution
 from edgessl.evaluate.subgroups import subgroups as accuracy_by_group
 
@@ -37,20 +39,29 @@ def knn(run: Run) -> None:
 
 
 def linear(run: Run) -> None:
-    """The offline linear probe; it serves the adversarial and the subgroup measures too."""
+    """The linear probe, offline and online; the offline one serves the adversarial and the subgroup measures too."""
     labels, truth = run.data.train.labels, run.data.test.labels
     run.probes["linear"] = {"classifier": "logistic regression, L2, C = 1", "iterations": 1000}
     for row in run.rows:
         row.probe = probes.fit_linear(row.bank, labels)
         row.figures["linear"] = _share(row.probe.predict(row.queries), truth)
+    # in every protocol, so that a run without an online probe can stand beside one with
+    run.probes["linear, online"] = {"learned": "on detached embeddings of augmented views while pretraining ran"}
+    if not run.subject.online:
+        run.skipped["linear, online"] = "no probe learned while pretraining ran"
+    elif run.subject.provenance.get("data") != run.data.whole_hash:
+        run.skipped["linear, online"] = "the probe learned the labels of other data"
+    else:
+        probe = OnlineProbe.of(run.subject.online)
+        predicted = probe.predict(torch.from_numpy(run.pretrained.queries)).numpy()
+        run.pretrained.figures["linear, online"] = _share(predicted, truth)
 
 
 def collapse(run: Run) -> None:
     """Diagnostics of the test embeddings; the alignment of two of pretraining's own views."""
     views = run.subject.two_views(run.data.test.limited(PAIRS).samples())
     if views is None:
-        why = "a bundle has no views in torch" if run.subject.kind == "bundle" else "pretraining had no random views"
-        run.skipped["alignment"] = why
+        run.skipped["alignment"] = "pretraining had no random views of a sample"
     for row in run.rows:
         pair = None if views is None else (row.embedder.embed(views[0]), row.embedder.embed(views[1]))
         row.details["collapse"] = diagnose(row.queries, pair)
@@ -112,7 +123,7 @@ def retrieval(run: Run) -> None:
 def fine_tuning(run: Run) -> None:
     """Every weight trained with every label; from random weights that is the supervised row."""
     train, test, s = run.data.train, run.data.test, run.settings
-    run.probes["fine-tuned"] = {"epochs": s.epochs, "lr": 1e-3, "batch_size": 64, "seed": run.subject.seed}
+    run.probes["fine-tuned"] = supervised_settings(s.epochs)
     if run.subject.encoder is None:
         run.skipped["fine_tune"] = "a bundle has no encoder in torch; evaluate its checkpoint"
     else:
@@ -122,6 +133,7 @@ def fine_tuning(run: Run) -> None:
             train.labels,
             epochs=s.epochs,
             seed=run.subject.seed,
+            views=run.subject.views,
             device=s.device,
             on_epoch=lambda epoch: run.progress("fine tune", epoch / s.epochs, f"epoch {epoch}"),
         )

@@ -70,6 +70,14 @@ class OnlineProbe:
         right = (self.predict(embeddings) == known)[known >= 0]
         return float(right.float().mean())
 
+    @classmethod
+    def of(cls, state: dict[str, Tensor]) -> OnlineProbe:
+        """The probe that `state` saved, on the CPU."""
+        classes, columns = state["theta"].shape
+        probe = cls(columns - 1, classes)
+        probe.load(state)
+        return probe
+
     def state(self) -> dict[str, Tensor]:
         """What a resumed run needs, by name; `load` takes it back."""
         count = torch.tensor([float(self.updates)])

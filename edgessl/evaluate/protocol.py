@@ -31,7 +31,7 @@ class Protocol:
         train_size, test_size: samples with a label, after any limit.
         labels: training labels that full probes may use; probes that use fewer say so in their settings.
         probes: figure -> its settings, e.g. {"knn": {"k": 20, "temperature": 0.1}}.
-        epochs: passes over the data that pretraining had. Rows of reference (random weights, a supervised encoder)
+        epochs: passes over the data that pretraining had; None where its file does not say. Rows of reference (random weights, a supervised encoder)
             stand under the protocol of the rows that they are a reference for.
         seeds: seeds of the pretraining runs whose figures are pooled.
         weights: which weights were evaluated: "last epoch", never the best on the test set.
@@ -47,7 +47,7 @@ class Protocol:
     test_size: int
     labels: int
     probes: Mapping[str, Settings]
-    epochs: float
+    epochs: float | None
     seeds: tuple[int, ...]
     weights: str = "last epoch"
     normalisation: str = NORMALISATION
@@ -179,7 +179,8 @@ class ResultTable:
         lines += ["| " + " | ".join([name, *map(percent, cells)]) + " |" for name, cells in self.rows]
         p = self.protocol
         seeds = f"{len(p.seeds)} {'seed' if len(p.seeds) == 1 else 'seeds'}"
-        note = f"{p.data}, {p.train_size:,} + {p.test_size:,} samples, {p.epochs:g} epochs, {p.weights}, {seeds}"
+        epochs = "epochs unknown" if p.epochs is None else f"{p.epochs:g} epochs"
+        note = f"{p.data}, {p.train_size:,} + {p.test_size:,} samples, {epochs}, {p.weights}, {seeds}"
         return "\n".join([*lines, "", f"Percent; {note}; protocol {p.digest[:12]}."])
 
 

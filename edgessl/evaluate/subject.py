@@ -34,10 +34,10 @@ class Subject:
         embedders: row -> what embeds; the first is the float encoder.
         encoder: in torch, for gradients; None for a bundle, whose graphs have none.
         initial: builds the same encoder with the initial weights of its seed.
-        views: the random views of pretraining, for the alignment; None for a bundle.
+        views: the random views of pretraining; None where it had none.
         epochs, seed, weights: what the protocol says of the pretraining.
         provenance: as the file has it.
-        history: columns -> values of pretraining's log, for a checkpoint.
+        online: state of the linear probe that learned while pretraining ran; {} where there was none.
     """
 
     path: Path
@@ -48,11 +48,11 @@ class Subject:
     encoder: Encoder | None
     initial: Callable[[], Encoder]
     views: Pipeline | None
-    epochs: float
+    epochs: float | None
     seed: int
     weights: str
     provenance: dict[str, Any]
-    history: dict[str, list[float]] = field(default_factory=dict)
+    online: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def check(self, source: Source, name: str) -> None:
         """Raise DataError unless `source` has the samples that the encoder takes."""
@@ -64,7 +64,7 @@ class Subject:
 
     def two_views(self, samples: Array, seed: int = 0) -> tuple[Array, Array] | None:
         """Two random views of `samples` (N, *shape), or None where pretraining had none."""
-        if self.views is None or self.views.width == 0:
+        if self.views is None:
             return None
         noise = np.random.default_rng(seed).random((2, len(samples), self.views.width), np.float32)
         with torch.no_grad():
@@ -87,7 +87,7 @@ def _of_checkpoint(path: Path, checkpoint: Checkpoint) -> Subject:
     recipe, step = checkpoint.recipe, checkpoint.train_step()
     encoder = step.parts.encoder.eval()
     epochs = _epochs(checkpoint.step, checkpoint.provenance, recipe.batch_size)
-    complete = abs(epochs - recipe.epochs) < 1e-9
+    complete = epochs == recipe.epochs
     objective = recipe.objective.name
 
     def initial() -> Encoder:
@@ -102,18 +102,19 @@ def _of_checkpoint(path: Path, checkpoint: Checkpoint) -> Subject:
         embedders={objective: TorchEmbedder(encoder)},
         encoder=encoder,
         initial=initial,
-        views=step.views.pipeline,
+        views=step.views.pipeline if step.views.pipeline.width else None,
         epochs=epochs,
         seed=recipe.seed,
         weights="last epoch" if complete else f"step {checkpoint.step}, before the last of {recipe.epochs} epochs",
         provenance=checkpoint.provenance,
-        history={name: checkpoint.history[:, i].tolist() for i, name in enumerate(checkpoint.columns)},
+        online=checkpoint.probe,
     )
 
 
 def _of_bundle(path: Path, bundle: Bundle) -> Subject:
     m = bundle.manifest
     seed = int(m.provenance.get("seed", 0))
+    pipeline = Pipeline.from_json([view.to_json() for view in m.views], m.input.shape)
 
     def initial() -> Encoder:
         try:
@@ -133,18 +134,18 @@ def _of_bundle(path: Path, bundle: Bundle) -> Subject:
         embedders=embedders,
         encoder=None,
         initial=initial,
-        views=None,
-        epochs=float(m.provenance.get("epochs", 0)),
+        views=pipeline if pipeline.width else None,
+        epochs=None,
         seed=seed,
         weights=f"as exported, after step {m.provenance.get('pretraining_steps', 'unknown')}",
         provenance=dict(m.provenance),
     )
 
 
-def _epochs(step: int, provenance: dict[str, Any], batch_size: int) -> float:
+def _epochs(step: int, provenance: dict[str, Any], batch_size: int) -> float | None:
     """Passes over the data after `step` steps; each pass leaves out what does not fill a batch."""
     per_epoch = int(provenance.get("samples", 0)) // batch_size
-    return step / per_epoch if per_epoch else 0.0
+    return step / per_epoch if per_epoch else None
 
 
 def _is_zip(path: Path) -> bool:

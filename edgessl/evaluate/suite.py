@@ -18,7 +18,7 @@ from edgessl.data.source import Source
 from edgessl.errors import ConfigError
 from edgessl.evaluate.data import LabelledData
 from edgessl.evaluate.embedder import Embedder, TorchEmbedder, embed_source
-from edgessl.evaluate.finetune import Tuned, fine_tune
+from edgessl.evaluate.finetune import Tuned, fine_tune, supervised_settings
 from edgessl.evaluate.measures import MEASURES
 from edgessl.evaluate.protocol import Protocol, Result, table
 from edgessl.evaluate.subject import Subject
@@ -103,7 +103,7 @@ def evaluate(
 
     Returns:
         JSON values: `results` (a `Result` per row, all of one protocol), `table` (markdown), `skipped` (measure ->
-        why), `contamination`, `energy` and `online` (of the pretraining, where its file has them), `seconds`,
+        why), `contamination`, `energy` (of the pretraining, where its file has it), `seconds`,
         `machine`, `versions`; rows' details hold what is more than a figure.
 
     Raises:
@@ -132,7 +132,6 @@ def evaluate(
         "skipped": run.skipped,
         **run.extras,
         "energy": subject.provenance.get("energy"),
-        "online": _online(subject),
         "seconds": round(time.monotonic() - began, 3),
         "machine": machine(),
         "versions": versions(("numpy", "onnxruntime", "torch", "scikit-learn")),
@@ -157,6 +156,7 @@ def _rows(subject: Subject, data: LabelledData, settings: Settings, progress: Pr
         data.train.labels,
         epochs=settings.epochs,
         seed=subject.seed,
+        views=subject.views,
         device=settings.device,
         on_epoch=lambda epoch: progress("supervised reference", epoch / settings.epochs, f"epoch {epoch}"),
     )
@@ -166,7 +166,6 @@ def _rows(subject: Subject, data: LabelledData, settings: Settings, progress: Pr
 
 def _protocol(run: Run) -> Protocol:
     subject, data = run.subject, run.data
-    reference = {"epochs": run.settings.epochs, "lr": 1e-3, "batch_size": 64, "augmentation": "none"}
     return Protocol(
         data=data.name,
         train_hash=data.train.digest(),
@@ -175,15 +174,9 @@ def _protocol(run: Run) -> Protocol:
         train_size=len(data.train),
         test_size=len(data.test),
         labels=len(data.train),
-        probes={**run.probes, SUPERVISED: reference},
+        probes={**run.probes, SUPERVISED: supervised_settings(run.settings.epochs)},
         epochs=subject.epochs,
         seeds=(subject.seed,),
         weights=subject.weights,
         version=edgessl.__version__,
     )
-
-
-def _online(subject: Subject) -> float | None:
-    """The online probe's accuracy in the last row of pretraining's log, where it was on."""
-    values = subject.history.get("online_accuracy", [])
-    return values[-1] if values and np.isfinite(values[-1]) else None

@@ -11,36 +11,53 @@ from torch import Tensor, nn
 
 from edgessl.encoders.base import Encoder
 from edgessl.encoders.norm import ConvNorm
-from edgessl.encoders.transformer import Block, positions
+from edgessl.encoders.signal_transformer import SignalPatches
+from edgessl.encoders.transformer import Block, is_causal, positions
+from edgessl.encoders.vit import PatchEmbedding
 from edgessl.errors import ConfigError
-from edgessl.objectives.functional.masked import MAX_MASKED_TOKENS, unpatchify
-from edgessl.views.sampling import bilinear, indices
+from edgessl.objectives.functional.masked import MAX_MASKED_TOKENS, patchify, unpatchify
+from edgessl.views.sampling import bilinear
 
 
-def patch_sizes(encoder: Encoder, objective: str) -> tuple[int, ...]:
-    """Length of the encoder's patches along each axis after the channels.
+def patch_stage(encoder: Encoder, objective: str) -> PatchEmbedding | SignalPatches:
+    """The stage that cuts the encoder's input into patches.
 
     Raises:
-        ConfigError: the encoder does not cut its input into patches, or into too many to draw a mask over.
+        ConfigError: it has none, cuts more patches than a mask is drawn over, or its tokens only see those before them.
     """
-    if encoder.stage_names[0] != "patches":
+    stage = encoder.stages[0]
+    if not isinstance(stage, PatchEmbedding | SignalPatches):
         raise ConfigError(
-            f"objective {objective!r} hides tokens: it takes the encoders vit and signal_transformer, found one whose "
-            f"first stage is {encoder.stage_names[0]!r}; simmim masks the input of any encoder"
+            f"objective {objective!r} hides patches: it takes the encoders vit and signal_transformer, found one whose "
+            f"first stage is {encoder.stage_names[0]!r}; the objective simmim masks the input of any encoder"
         )
-    if encoder.feature_shape[0] > MAX_MASKED_TOKENS:
+    if stage.tokens > MAX_MASKED_TOKENS:
         raise ConfigError(
-            f"objective {objective!r}: expected {MAX_MASKED_TOKENS} tokens or fewer, found {encoder.feature_shape[0]}; "
-            "give the encoder a larger patch"
+            f"objective {objective!r}: expected {MAX_MASKED_TOKENS} patches or fewer, found {stage.tokens}; give the "
+            "encoder a larger patch"
         )
-    stage: Any = encoder.stages.get_submodule("patches")
-    sizes: tuple[int, ...] = stage.grid[2::2]
-    return sizes
+    if is_causal(encoder):
+        raise ConfigError(
+            f"objective {objective!r} looks both ways from what is hidden; set the encoder's causal = false"
+        )
+    return stage
 
 
 def mask_noise(shape: tuple[int, ...]) -> int:
     """Noise columns for a mask over the tokens of samples of `shape`, however the encoder cuts them."""
     return min(MAX_MASKED_TOKENS, math.prod(shape[1:]))
+
+
+class Patches(nn.Module):
+    """`patchify` as a part of the network, which knows the size of the encoder's patches. No parameters."""
+
+    def __init__(self, stage: PatchEmbedding | SignalPatches) -> None:
+        super().__init__()
+        self.patch = stage.grid[2::2]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The values (N, L, P) of the patches that become the L tokens."""
+        return patchify(x, self.patch)
 
 
 class TokenDecoder(nn.Module):
@@ -118,8 +135,9 @@ def enlarge(x: Tensor, sizes: tuple[int, ...]) -> Tensor:
     """Linear interpolation of maps (N, C, h, w) or (N, C, t) to `sizes`, edges at edges (align_corners=False)."""
     matrices = []
     for old, new in zip(x.shape[2:], sizes, strict=True):
-        at = (indices(new, x) + 0.5) * (old / new) - 0.5
-        matrices.append(bilinear(at.unsqueeze(0), old).squeeze(0))
+        # float32 places also where the map is bfloat16, which cannot count beyond 256
+        at = (torch.arange(new, dtype=torch.float32, device=x.device) + 0.5) * (old / new) - 0.5
+        matrices.append(bilinear(at.unsqueeze(0), old).squeeze(0).to(x.dtype))
     x = x @ matrices[-1].T
     return matrices[0] @ x if len(matrices) == 2 else x
 
@@ -134,7 +152,7 @@ def sample_decoder(encoder: Encoder, objective: str, width: int, channels: int |
     """
     shape = (encoder.input_shape[0] if channels is None else channels, *encoder.input_shape[1:])
     if encoder.tokenized:
-        return PatchDecoder(encoder.feature_shape[1], shape, patch_sizes(encoder, objective))
+        return PatchDecoder(encoder.feature_shape[1], shape, patch_stage(encoder, objective).grid[2::2])
     if len(encoder.feature_shape) != len(encoder.input_shape):
         raise ConfigError(
             f"objective {objective!r}: expected features with the axes of the input {encoder.input_shape}, found "

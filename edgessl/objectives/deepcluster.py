@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from edgessl.encoders.base import Encoder
 from edgessl.objectives.base import Batch, Gather, Loss, Network, Objective, Slots, encode_pair, halves, mlp
-from edgessl.objectives.functional import cross_view_entropy, minibatch_kmeans, normalize
+from edgessl.objectives.functional import centred, cross_view_entropy, minibatch_kmeans, normalize
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class DeepCluster(Objective):
     def loss(self, network: Network, slots: Slots, batch: Batch, hyper: Slots, gather: Gather) -> Loss:
         """Cross-entropy of both views and the cluster of the sample, which is that of its views' mean."""
         h = encode_pair(network, *batch.views)
-        z_a, z_b = (normalize(gather(z)) for z in halves(network("projector", h)))
+        z_a, z_b = (normalize(centred(gather(z))) for z in halves(network("projector", h)))
         sample = normalize((z_a + z_b).detach())
         centroids, counts, assignment = minibatch_kmeans(
             slots["centroids"], slots["counts"], sample, hyper["centroid_decay"], hyper["reseed"]

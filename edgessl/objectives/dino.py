@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from edgessl.encoders.base import Encoder
 from edgessl.objectives.base import Batch, Gather, Loss, Network, Objective, Slots, mlp, moving_average
 from edgessl.objectives.functional import dino_loss
-from edgessl.objectives.prototypes import Prototypes
+from edgessl.objectives.prototypes import Prototypes, view_scores
 
 
 @dataclass(frozen=True)
@@ -71,5 +71,5 @@ class DINO(Objective):
 def _scores(network: Network, views: tuple[Tensor, ...], gather: Gather) -> tuple[Tensor, list[Tensor]]:
     """Embeddings of all views, `(V N, D)`, and the gathered prototype scores of each."""
     h = network("encoder", torch.cat(views))
-    scores = network("prototypes", network("projector", h))
-    return h, [gather(view) for view in scores.chunk(len(views))]
+    z = network("projector", h)
+    return h, view_scores(network, z, len(views), gather)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from edgessl.encoders.base import Encoder
 from edgessl.objectives.base import Batch, Gather, Loss, Network, Objective, Slots, encode_pair, halves, mlp
-from edgessl.objectives.functional import in_batch_nce_loss, normalize
+from edgessl.objectives.functional import centred, in_batch_nce_loss, normalize
 from edgessl.objectives.moco import enqueue
 
 
@@ -46,8 +46,8 @@ class NNCLR(Objective):
         """InfoNCE of each view's neighbours and the other view's predictions, averaged; view a enters the queue."""
         h = encode_pair(network, *batch.views)
         z = network("projector", h)
-        p_a, p_b = (gather(p) for p in halves(network("predictor", z)))
-        z_a, z_b = (normalize(gather(view)) for view in halves(z.detach()))
+        p_a, p_b = (centred(gather(p)) for p in halves(network("predictor", z)))
+        z_a, z_b = (normalize(centred(gather(view))) for view in halves(z.detach()))
         queue, temperature = slots["queue"], hyper["temperature"]
         value = in_batch_nce_loss(neighbours(z_a, queue), p_b, temperature)
         value = value + in_batch_nce_loss(neighbours(z_b, queue), p_a, temperature)

@@ -9,7 +9,7 @@ from torch import nn
 
 from edgessl.encoders.base import Encoder
 from edgessl.objectives.base import Batch, Gather, Loss, Network, Objective, Slots, encode_pair, halves, mlp
-from edgessl.objectives.functional import negative_cosine_loss
+from edgessl.objectives.functional import centred, negative_cosine_loss
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class SimSiam(Objective):
         """Negative cosine, averaged over the two directions; in [-1, 1]."""
         h = encode_pair(network, *batch.views)
         z = network("projector", h)
-        p_a, p_b = halves(network("predictor", z))
-        z_a, z_b = halves(z.detach())
-        cross = negative_cosine_loss(gather(p_a), gather(z_b)) + negative_cosine_loss(gather(p_b), gather(z_a))
+        z_a, z_b = (centred(gather(view)) for view in halves(z.detach()))
+        p_a, p_b = (centred(gather(view)) for view in halves(network("predictor", z)))
+        cross = negative_cosine_loss(p_a, z_b) + negative_cosine_loss(p_b, z_a)
         return Loss(0.5 * cross, h, {})

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from edgessl.encoders.base import Encoder
 from edgessl.objectives.base import Batch, Gather, Loss, Network, Objective, Slots, mlp
-from edgessl.objectives.functional import normalize, sinkhorn, swav_loss
+from edgessl.objectives.functional import centred, normalize, sinkhorn, swav_loss
 from edgessl.objectives.moco import enqueue
-from edgessl.objectives.prototypes import Prototypes
+from edgessl.objectives.prototypes import Prototypes, view_scores
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class SwAV(Objective):
         """Swapped prediction of the global views' codes; view a then enters the queue."""
         h = network("encoder", torch.cat(batch.views))
         z = network("projector", h)
-        scores = [gather(view) for view in network("prototypes", z).chunk(len(batch.views))]
+        scores = view_scores(network, z, len(batch.views), gather)
         queued = network("prototypes", slots["queue"]).detach()
         epsilon = hyper["sinkhorn_epsilon"]
         codes = [sinkhorn(torch.cat([view.detach(), queued]), epsilon)[: view.shape[0]] for view in scores[:2]]
-        keys = normalize(gather(z.detach().chunk(len(batch.views))[0]))
+        keys = normalize(centred(gather(z.detach().chunk(len(batch.views))[0])))
         return Loss(swav_loss(scores, codes, hyper["temperature"]), h, {"queue": enqueue(slots["queue"], keys)})

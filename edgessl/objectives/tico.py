@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from edgessl.encoders.base import Encoder
 from edgessl.objectives.base import Batch, Gather, Loss, Network, Objective, Slots, mlp, moving_average
-from edgessl.objectives.functional import tico_loss
+from edgessl.objectives.functional import centred, tico_loss
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class TiCo(Objective):
         """Both terms on view a's projections and the teacher's of view b."""
         a, b = batch.views
         h = network("encoder", a)
-        z_a = gather(network("projector", h))
+        z_a = centred(gather(network("projector", h)))
         teacher = network.at(slots["teacher"])
-        z_b = gather(teacher("projector", teacher("encoder", b)).detach())
+        z_b = centred(gather(teacher("projector", teacher("encoder", b)).detach()))
         value, covariance = tico_loss(z_a, z_b, slots["covariance"], hyper["contrast"], hyper["covariance_decay"])
         return Loss(value, h, {"covariance": covariance})
 

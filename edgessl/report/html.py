@@ -50,7 +50,7 @@ def render(template: str, context: Mapping[str, Any]) -> str:
     try:
         import jinja2
     except ImportError as error:
-        raise MissingDependencyError(_missing("jinja2", error)) from error
+        raise MissingDependencyError(missing("jinja2", error)) from error
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -68,7 +68,7 @@ def _context(data: Mapping[str, Any]) -> dict[str, Any]:
     try:
         from edgessl.report import images, plots
     except ImportError as error:
-        raise MissingDependencyError(_missing("matplotlib", error)) from error
+        raise MissingDependencyError(missing("matplotlib", error)) from error
     samples, embedding = data.get("samples"), data.get("embedding")
     return {
         "results": results,
@@ -157,7 +157,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s"
 
 
-def _missing(package: str, error: ImportError) -> str:
+def missing(package: str, error: ImportError) -> str:
     return (
         f"{package} is needed for the HTML report and cannot be imported ({error}); run: pip install 'edgessl[train]'"
     )

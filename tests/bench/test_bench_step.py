@@ -123,7 +123,7 @@ def test_a_worker_that_dies_or_hangs_is_an_error() -> None:
 
 def test_peak_memory_is_the_process_own() -> None:
     ballast = np.ones(40_000_000)  # ru_maxrss of the child would report these 320 MB
-    code = "from edgessl.bench.worker import peak_rss_mb; x = b'x' * 50_000_000; print(peak_rss_mb())"
+    code = "from edgessl.machine import peak_rss_mb; x = b'x' * 50_000_000; print(peak_rss_mb())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ballast.nbytes == 320_000_000
     assert 50 < float(done.stdout) < 150
@@ -150,7 +150,7 @@ def test_wrong_arguments_are_refused_before_anything_runs(options: dict[str, Any
 def test_benches_are_found_by_name() -> None:
     assert load_bench("step") is run
     assert all(callable(load_bench(name)) for name in BENCHES)
-    with pytest.raises(ConfigError, match="choose one of step"):
+    with pytest.raises(ConfigError, match="choose one of step, objectives, pretrain"):
         load_bench("stpe")
 
 

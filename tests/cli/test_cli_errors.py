@@ -24,7 +24,7 @@ MISTAKES = [
     ("pretrain digits --data size=big", "big"),
     ("pretrain digits --data size", "not key=value"),
     ("pretrain digits --encoder resnet9 --out {tmp}/c", "resnet9"),
-    ("pretrain digits --objective dino --out {tmp}/c", "dino"),
+    ("pretrain digits --objective simclear --out {tmp}/c", "simclear"),
     ("pretrain digits --set hyper.temprature=1 --out {tmp}/c", "temprature"),
     ("pretrain digits --set epoch=1 --out {tmp}/c", "epoch"),
     ("pretrain digits --epochs 0 --out {tmp}/c", "epochs"),

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgessl.checkpoint import Checkpoint
 from edgessl.cli.doctor import show_findings
 from edgessl.data import open_source
 from edgessl.device import Bundle, Learner, tensors
@@ -23,7 +24,10 @@ def test_pretrain_says_what_it_did(made) -> None:
     assert said["step"] == 1200 // 128
     assert said["resumed_from"] is None
     assert said["checkpoint"] == str(made.checkpoint)
-    assert set(said["metrics"]) == {"loss", "grad_norm", "embedding_std", "effective_rank"}
+    watched = {"alignment", "uniformity", "rankme"}
+    assert set(said["metrics"]) == {"loss", "grad_norm", "embedding_std", "effective_rank", *watched}
+    assert said["stopped"] is None
+    assert said["provenance"]["energy"]["joules"] > 0
     assert said["recipe"]["hyper"] == {"lr": 0.002}
     assert said["recipe"]["seed"] == 3
     assert "digits: 1,200 x image 1x16x16" in made.pretraining
@@ -63,6 +67,52 @@ def test_pretrain_warns_live_when_learning_breaks(run, tmp_path: Path) -> None:
     assert found.stderr.count("! step") == 1  # once, not at every line
     warning = next(line for line in found.stderr.splitlines() if line.startswith("! step"))
     assert "not finite" in warning or "collapsing" in warning
+
+
+def test_pretrain_stops_on_collapse_when_told_to(run, tmp_path: Path) -> None:
+    args = ("--optimizer", "sgd", "--lr", 1e9, "--batch-size", 64, "--out", tmp_path / "c.safetensors", "--json")
+    found = run("pretrain", "digits", *args, "--stop-on-collapse", expect=3)
+    said = json.loads(found.stdout)
+    assert said["stopped"] == "collapse"
+    assert said["step"] == 11  # the first row is of step 10
+    assert "stopped by collapse" in found.stderr
+
+
+def test_pretrain_probes_where_there_are_labels(run, tmp_path: Path) -> None:
+    args = ("--epochs", 1, "--batch-size", 64, "--chunk", 16, "--grid", 100, "--out", tmp_path / "c.safetensors")
+    found = run("pretrain", "digits", *args, "--probe")
+    assert "labels for the probe only" in found.stderr
+    assert "probe " in found.stdout.splitlines()[0]
+    assert "at 100 g/kWh (given); " in found.stdout
+    assert "of memory at most" in found.stdout
+    text = run("inspect", tmp_path / "c.safetensors").stdout
+    assert "probe_accuracy" in text
+    assert "energy.joules" in text
+
+    np.save(tmp_path / "images.npy", np.random.default_rng(0).random((32, 1, 8, 8), np.float32))
+    found = run("pretrain", tmp_path / "images.npy", "--data", "kind=image", "--probe", expect=2)
+    assert "no labels to probe with" in found.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_pretrain_saves_when_told_to_stop(tmp_path: Path, number: signal.Signals) -> None:
+    out = tmp_path / "c.safetensors"
+    command = [sys.executable, "-m", "edgessl", "pretrain", "digits", "--out", str(out), "--save-every", "2", "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        until = time.monotonic() + 60
+        while not out.exists() and time.monotonic() < until:
+            time.sleep(0.02)
+        process.send_signal(number)
+        said, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + number
+    assert f"stopped by {number.name}" in err
+    found = json.loads(said)
+    assert found["stopped"] == number.name
+    assert 2 <= found["step"] < 270
+    assert Checkpoint.load(out).step == found["step"]
 
 
 def test_export_reports_parity_and_members(made, exported) -> None:

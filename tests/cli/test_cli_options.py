@@ -89,7 +89,7 @@ def test_data_names(spec: str, name: str) -> None:
 
 NOTHING = {
     "encoder": None, "objective": None, "optimizer": None, "norm": None, "epochs": None, "batch_size": None, "lr": None,
-    "seed": None, "precision": None, "compiled": False, "settings": {},
+    "seed": None, "precision": None, "chunk": None, "compiled": False, "settings": {},
 }  # fmt: skip
 
 

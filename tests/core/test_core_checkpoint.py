@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import pickletools
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,6 +44,8 @@ def test_everything_comes_back(checkpoint: Checkpoint, path: Path) -> None:
         checkpoint.provenance,
     )
     np.testing.assert_array_equal(found.history, checkpoint.history)
+    assert found.columns == checkpoint.columns
+    assert found.rows()[-1]["loss"] == checkpoint.history[-1, 1]
     assert set(found.state) == {"theta", "teacher", "queue", "first_moment", "second_moment", "updates"}
     for name, value in checkpoint.state.items():
         assert torch.equal(found.state[name], value), name
@@ -100,7 +104,7 @@ def test_there_is_no_pickle_in_it(path: Path) -> None:
             pass
     arrays, metadata = tensors.loads(data)
     assert all(array.dtype.kind in "fiu" for array in arrays.values())
-    assert set(metadata) == {"format", "recipe", "input", "step", "provenance", "sha256"}
+    assert set(metadata) == {"format", "recipe", "input", "step", "columns", "provenance", "sha256"}
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -144,7 +148,8 @@ def rewrite(path: Path, target: Path, **metadata: str | None) -> Path:
 @pytest.mark.parametrize(
     ("metadata", "says"),
     [
-        ({"format": "edgessl-checkpoint-2"}, "format is 'edgessl-checkpoint-2', expected 'edgessl-checkpoint-1'"),
+        ({"format": "edgessl-checkpoint-9"}, "format is 'edgessl-checkpoint-9', expected 'edgessl-checkpoint-2'"),
+        ({"format": "edgessl-checkpoint-1"}, "an earlier edgessl wrote it: train again"),
         ({"format": None}, "format is None"),
         ({"recipe": "{"}, "not a readable"),
         ({"recipe": '{"epoch": 3}'}, "epoch: Extra inputs are not permitted"),
@@ -153,6 +158,8 @@ def rewrite(path: Path, target: Path, **metadata: str | None) -> Path:
         ({"input": "{}"}, "not a readable"),
         ({"input": "3"}, "not a readable"),
         ({"step": "many"}, "many"),
+        ({"columns": "3"}, "not a readable"),
+        ({"columns": '["step", "loss"]'}, "the history has not the columns it names"),
         ({"provenance": "no JSON"}, "not a readable"),
     ],
 )
@@ -164,10 +171,21 @@ def test_wrong_metadata_are_refused(path: Path, tmp_path: Path, metadata: dict[s
 @pytest.mark.parametrize("lost", ["history", "slot.theta"])
 def test_missing_parts_are_refused(path: Path, tmp_path: Path, lost: str) -> None:
     arrays, metadata = tensors.loads(path.read_bytes())
-    del arrays[lost]
+    del arrays[lost], metadata["sha256"]
+    metadata["sha256"] = hashlib.sha256(tensors.dumps(arrays, metadata)).hexdigest()  # lost before it was sealed
     (tmp_path / "x").write_bytes(tensors.dumps(arrays, metadata))
-    with pytest.raises(DataError, match="not a readable"):
+    with pytest.raises(DataError, match=r"not a readable.*(history|theta)"):
         Checkpoint.load(tmp_path / "x")
+
+
+def test_it_is_read_without_torch(path: Path) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from pathlib import Path; from edgessl.checkpoint_file import read_checkpoint\n"
+        "arrays, step, documents = read_checkpoint(Path(sys.argv[1])); print(step, documents['columns'][0])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["3", "step"]
 
 
 def test_a_bundles_tensors_are_not_a_checkpoint(tmp_path: Path) -> None:

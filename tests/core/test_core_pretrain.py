@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 from edgessl.checkpoint import Checkpoint
 from edgessl.data import Source, Subset, array_source, channel_statistics, open_digits
 from edgessl.errors import ConfigError
-from edgessl.pretrain import LOG_EVERY, Progress, collapse_warning, input_spec, pretrain, schedule
+from edgessl.pretrain import COLUMNS, LOG_EVERY, Progress, input_spec, pretrain, schedule
 from edgessl.recipe import Recipe
-from edgessl.step import METRICS
 
 MakeRecipe = Callable[..., Recipe]
 STEPS = 12  # of a run of 4 epochs of 3 batches
@@ -51,7 +50,8 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
     assert resumed.step == STEPS
     assert same_state(resumed, whole)
     rows = {int(row[0]): row for row in resumed.history}
-    assert sorted(rows) == sorted({stop, 10, STEPS})
+    assert [int(row[0]) for row in first.history] == [stop]  # what the cut-off run ended with
+    assert sorted(rows) == [10, STEPS]  # and the resumed one leaves out
     for row in whole.history:
         np.testing.assert_array_equal(rows[int(row[0])], row)
     # and what is on disk is what was returned
@@ -101,16 +101,40 @@ def test_the_loss_falls_and_the_history_says_so(make_recipe: MakeRecipe) -> None
     assert found.history.dtype == np.float64
     assert found.history[:, 0].tolist() == [10, 20, 30, 40, 42]
     assert np.isfinite(found.history).all()
-    loss = found.history[:, 1 + METRICS.index("loss")]
+    loss = np.array([row["loss"] for row in found.rows()])
     assert loss[-2:].mean() < loss[0] - 0.4  # nats; between steps it moves by a tenth of that
     for row, progress in zip(found.history, seen, strict=True):
         assert [progress.step, *progress.metrics.values()] == row.tolist()
-        assert tuple(progress.metrics) == METRICS
+        assert ("step", *progress.metrics) == COLUMNS == found.columns
         assert progress.total == total
         assert progress.warning is None
         assert progress.samples_per_second > 0
         assert progress.lr == pytest.approx(0.005 * schedule(progress.step - 1, total, recipe.warmup, recipe.final_lr))
     assert LOG_EVERY == 10
+
+
+def test_a_callback_stops_the_run_with_a_checkpoint(recipe: Recipe, digits: Source, tmp_path: Path) -> None:
+    path, asked = tmp_path / "run.ckpt", 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked == 7
+
+    seen: list[Progress] = []
+    stopped = pretrain(recipe, digits, checkpoint=path, should_stop=stop, on_progress=seen.append)
+    assert (stopped.step, Checkpoint.load(path).step, [p.step for p in seen]) == (7, 7, [7])
+    resumed, whole = pretrain(recipe, digits, checkpoint=path), pretrain(recipe, digits)
+    assert same_state(resumed, whole)
+    np.testing.assert_array_equal(resumed.history, whole.history)
+
+
+def test_chunks_change_nothing_but_rounding(make_recipe: MakeRecipe, digits: Source) -> None:
+    whole = pretrain(make_recipe("simclr", "sgd", batch_size=32, epochs=1), digits)
+    chunked = pretrain(make_recipe("simclr", "sgd", batch_size=32, epochs=1, chunk=5), digits)
+    moved = whole.state["theta"] - whole.train_step().initial_state()["theta"]
+    assert (chunked.state["theta"] - whole.state["theta"]).norm() < 1e-4 * moved.norm()
+    np.testing.assert_allclose(chunked.history, whole.history, rtol=1e-4)
 
 
 def test_labels_are_never_read(recipe: Recipe, digits: Source) -> None:
@@ -197,6 +221,33 @@ def test_provenance(recipe: Recipe, digits: Source) -> None:
     assert found["torch"] == torch.__version__
 
 
+def test_the_cost_of_a_run_adds_up_over_interruptions(recipe: Recipe, digits: Source, tmp_path: Path) -> None:
+    path = tmp_path / "run.ckpt"
+    first = pretrain(recipe, digits, checkpoint=path, stop_after=5).provenance
+    second = pretrain(recipe, digits, checkpoint=path).provenance
+    assert Checkpoint.load(path).provenance == second
+    assert 0 < first["seconds"] < second["seconds"]
+    assert 0 <= second["input_wait_share"] < 1
+    assert 50 < first["peak_rss_mb"] <= second["peak_rss_mb"]
+    assert 0 < first["energy"]["joules"] < second["energy"]["joules"]
+    assert second["energy"]["co2_g"] == pytest.approx(second["energy"]["joules"] / 3.6e6 * 481)
+    assert pretrain(recipe, digits, checkpoint=path).provenance == second  # nothing was left to do
+    local = pretrain(recipe, digits, stop_after=1, grid_g_per_kwh=0.0).provenance["energy"]
+    assert (local["co2_g"], local["grid_source"]) == (0.0, "given")
+
+
+def test_a_source_that_is_slow_shows_as_waiting(recipe: Recipe, digits: Source) -> None:
+    class Slow(Subset):
+        def take(self, indices: np.ndarray) -> np.ndarray:
+            time.sleep(0.3 if len(indices) == 32 else 0)  # a batch; not the statistics or the hash
+            return super().take(indices)
+
+    slow = object.__new__(Slow)
+    slow.__dict__.update(digits.__dict__)
+    share = pretrain(recipe, slow, stop_after=8).provenance["input_wait_share"]
+    assert share > 0.3  # 7 waits of 0.3 s less what a step takes
+
+
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(total=st.integers(1, 400), warmup=st.floats(0, 0.99), final=st.floats(0, 1), data=st.data())
 def test_schedule(total: int, warmup: float, final: float, data: st.DataObject) -> None:
@@ -217,28 +268,6 @@ def test_schedule_by_hand() -> None:
     assert schedule(0, 10, 0.0, 0.0) == 1.0
     assert schedule(10, 10, 0.2, 0.1) == pytest.approx(0.1)
     assert schedule(0, 1, 0.99, 0.0) == 1.0
-
-
-@pytest.mark.parametrize(
-    ("changed", "says"),
-    [
-        ({}, None),
-        ({"loss": math.nan}, "not finite"),
-        ({"grad_norm": math.inf}, "not finite"),
-        ({"effective_rank": math.nan}, "not finite"),
-        ({"embedding_std": 0.01}, r"to a point \(std 0\.010 of 1\)"),
-        ({"effective_rank": 1.2}, r"to a line \(effective rank 1\.20\)"),
-        ({"embedding_std": 0.01, "effective_rank": 1.2}, "to a point"),
-    ],
-)
-def test_collapse_warning(changed: dict[str, float], says: str | None) -> None:
-    metrics = {"loss": 1.0, "grad_norm": 1.0, "embedding_std": 0.8, "effective_rank": 9.0, **changed}
-    warning = collapse_warning(metrics)
-    if says is None:
-        assert warning is None
-    else:
-        assert warning is not None
-        assert re.search(says, warning)
 
 
 def test_a_collapsing_run_is_reported(make_recipe: MakeRecipe, digits: Source) -> None:

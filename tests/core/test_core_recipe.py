@@ -95,12 +95,12 @@ def test_files_that_are_not_recipes_are_named(tmp_path: Path) -> None:
     ("values", "says"),
     [
         ({"encoder": {"name": "resnet50"}}, "unknown encoder 'resnet50'"),
-        ({"encoder": {"name": "vit", "options": {"depth": 3}}}, "unknown option 'depth'"),
+        ({"encoder": {"name": "vit", "options": {"layers": 3}}}, "unknown option 'layers'"),
         ({"encoder": {"name": "ds_cnn_s", "options": {"norm": "instance"}}}, "unknown norm 'instance'"),
         # options that are arguments of the builder, and not of the encoder
         ({"encoder": {"name": "ds_cnn_s", "options": {"seed": 3}}}, "unknown option 'seed'"),
         ({"encoder": {"name": "ds_cnn_s", "options": {"mean": [0.0]}}}, "unknown option 'mean'"),
-        ({"objective": {"name": "dino"}}, "unknown objective 'dino'"),
+        ({"objective": {"name": "simclear"}}, "unknown objective 'simclear'"),
         ({"objective": {"name": "byol", "options": {"depth": 3}}}, "no option 'depth'"),
         ({"objective": {"name": "byol", "options": {"hidden": "wide"}}}, "hidden"),
         ({"objective": {"name": "moco", "options": {"queue_size": 0}}}, "queue_size"),
@@ -132,12 +132,20 @@ def test_the_encoder_normalises_by_the_spec() -> None:
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_every_encoder_builds_and_steps(name: str) -> None:
-    spec = InputSpec("signal", (2, 32), (0.0,) * 2, (1.0,) * 2, "g")
-    if name != "cnn1d":
-        spec = InputSpec("image", (1, 8, 8), (0.4,), (0.3,), "intensity")
-    step = build_step(parse_recipe({"encoder": {"name": name}, "optimizer": "sgd"}), spec)
+    spec, objective = {
+        "signal": (InputSpec("signal", (2, 32), (0.0,) * 2, (1.0,) * 2, "g"), "simclr"),
+        "image": (InputSpec("image", (1, 8, 8), (0.4,), (0.3,), "intensity"), "simclr"),
+        "tokens": (InputSpec("tokens", (1, 8), (0.0,), (1.0,), "bytes", 256), "masked_tokens"),
+        "pair": (InputSpec("pair", (2 * 32 + 32,), (0.0,) * 96, (1.0,) * 96, "g | V"), "clip"),
+    }[ENCODERS[name].kinds[0]]
+    if name == "word_vectors":
+        objective = "cbow"
+    options = {"first_shape": [2, 32], "second_shape": [1, 32]} if name == "pair" else {}
+    values = {"encoder": {"name": name, "options": options}, "objective": {"name": objective}, "optimizer": "sgd"}
+    step = build_step(parse_recipe(values), spec)
     hyper = {key: torch.tensor(value) for key, value in step.hyper.items()}
     batch, noise = torch.rand(4, *spec.shape), torch.rand(step.noise_shape(4))
+    batch = torch.floor(256 * batch) if spec.kind == "tokens" else batch
     after, metrics = step(step.initial_state(), batch, noise, hyper)
     assert torch.isfinite(after["theta"]).all()
     assert float(metrics["grad_norm"]) > 0

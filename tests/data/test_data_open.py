@@ -72,13 +72,13 @@ def test_unknown_and_missing_options_are_named(files):
 
 
 def test_what_cannot_be_recognised_is_refused_by_name(files):
-    (files / "notes.txt").write_text("nothing")
+    (files / "notes.md").write_text("nothing")
     (files / "empty").mkdir()
     (files / "mixed").mkdir()
     (files / "mixed" / "a.wav").write_bytes(b"")
     (files / "mixed" / "a.png").write_bytes(b"")
     for name, message in (
-        ("notes.txt", "found a file of another kind"),
+        ("notes.md", "found a file of another kind"),
         ("absent.npy", "found nothing there"),
         ("empty", "found 0 images and 0 WAV files"),
         ("mixed", "found 1 images and 1 WAV files"),

@@ -47,8 +47,6 @@ def test_the_folder_beside_the_working_one_is_found(tmp_path, monkeypatch):
 def test_unknown_names_and_options_are_refused():
     with pytest.raises(ConfigError, match="no shared data set 'mnist'; expected one of fashion_mnist"):
         load_shared("mnist")
-    with pytest.raises(ConfigError, match="load_tokens"):
-        load_shared("tinyshakespeare")
     with pytest.raises(ConfigError, match="'skab' has no option 'size'; its options are: window, stride"):
         load_shared("skab", size=3)
     with pytest.raises(ConfigError, match="no part 'valid'"):
@@ -116,7 +114,7 @@ def test_facts_of_the_small_sets(name, stem, kind, shape, train, test, classes):
 
 def test_the_names_are_all_known():
     assert {fact[0] for fact in FACTS} < set(NAMES)
-    assert len(NAMES) == 11
+    assert len(NAMES) == 14
 
 
 @pytest.mark.parametrize("device", ["phone", "watch"])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgessl.encoders import ENCODERS, build_encoder, encoder_names
+from edgessl.encoders import ENCODERS, Encoder, build_encoder, encoder_names
 from edgessl.errors import ConfigError, InputError
 
 COUNTS = {
@@ -20,6 +20,10 @@ COUNTS = {
     ("resnet18", (3, 32, 32)): 11_168_832,
     ("vit", (3, 32, 32)): 345_696,
     ("cnn1d", (6, 128)): 73_600,
+    ("signal_transformer", (6, 128)): 340_320,
+    ("token_transformer", (1, 64)): 365_664,
+    ("word_vectors", (1, 64)): 24_672,
+    ("pair", (6 * 128 + 128,)): 73_600 + 72_480,
 }
 DIMS = {
     "ds_cnn_s": 128,
@@ -29,13 +33,30 @@ DIMS = {
     "resnet18": 512,
     "vit": 96,
     "cnn1d": 128,
+    "signal_transformer": 96,
+    "token_transformer": 96,
+    "word_vectors": 96,
+    "pair": 256,
 }
+OPTIONS: dict[str, dict[str, Any]] = {"pair": {"first_shape": [6, 128], "second_shape": [1, 128]}}
+TRANSFORMERS = ("vit", "signal_transformer", "token_transformer")
 IMAGES = [(1, 16, 16), (1, 28, 28), (3, 32, 32)]
 SIGNALS = [(6, 128), (1, 1024)]
 
 
 def shapes(name: str) -> list[tuple[int, ...]]:
-    return list(SIGNALS) if "signal" in ENCODERS[name].kinds else list(IMAGES)
+    of_kind = {"signal": SIGNALS, "tokens": [(1, 16), (1, 64)], "pair": [(6 * 128 + 128,)]}
+    return list(of_kind.get(ENCODERS[name].kinds[0], IMAGES))
+
+
+def build(name: str, shape: tuple[int, ...], **arguments: Any) -> Encoder:
+    return build_encoder(name, shape, **OPTIONS.get(name, {}), **arguments)
+
+
+def samples(name: str, shape: tuple[int, ...], **options: Any) -> torch.Tensor:
+    """Uniform values, or ids of all the vocabulary."""
+    x = torch.rand(4, *shape, **options)
+    return torch.floor(256 * x) if ENCODERS[name].kinds == ("tokens",) else x
 
 
 def test_registry_lists_what_is_tested_here() -> None:
@@ -45,7 +66,7 @@ def test_registry_lists_what_is_tested_here() -> None:
 
 @pytest.mark.parametrize(("name", "shape"), COUNTS)
 def test_parameter_count(name: str, shape: tuple[int, ...]) -> None:
-    encoder = build_encoder(name, shape)
+    encoder = build(name, shape)
     assert sum(parameter.numel() for parameter in encoder.parameters()) == COUNTS[name, shape]
 
 
@@ -60,14 +81,14 @@ def test_count_of_ds_cnn_s_by_hand() -> None:
 @pytest.mark.parametrize("name", DIMS)
 def test_shapes(name: str) -> None:
     for shape in shapes(name):
-        encoder = build_encoder(name, shape)
+        encoder = build(name, shape)
         assert encoder.input_shape == shape
         assert encoder.output_shape == (DIMS[name],)
         assert encoder.embedding_dim == DIMS[name]
         assert encoder.stage_names[-1] == "pool"
         assert encoder.training
-        embedding = encoder(torch.rand(3, *shape))
-        assert embedding.shape == (3, DIMS[name])
+        embedding = encoder(samples(name, shape))
+        assert embedding.shape == (4, DIMS[name])
         assert embedding.dtype == torch.float32
 
 
@@ -78,10 +99,10 @@ def test_spectrogram_need_not_be_square() -> None:
 
 @pytest.mark.parametrize("name", DIMS)
 def test_channels_are_multiples_of_16(name: str) -> None:
-    for path, module in build_encoder(name, shapes(name)[0]).named_modules():
+    for path, module in build(name, shapes(name)[0]).named_modules():
         if isinstance(module, nn.Conv1d | nn.Conv2d):
             assert module.out_channels % 16 == 0, path
-            assert module.in_channels % 16 == 0 or path == "stages.stem.conv", path
+            assert module.in_channels % 16 == 0 or path.endswith("stages.stem.conv"), path
         elif isinstance(module, nn.Linear):
             assert module.out_features % 16 == 0, path
 
@@ -129,10 +150,11 @@ def test_vit_attention_is_scaled_dot_product_attention() -> None:
     torch.testing.assert_close(attention(x), attention.out(mixed), atol=1e-6, rtol=1e-5)
 
 
-def test_only_the_vit_exempts_a_matrix_from_decay() -> None:
+def test_only_positions_are_exempt_from_decay() -> None:
     for name in DIMS:
-        encoder = build_encoder(name, shapes(name)[0])
-        assert encoder.no_decay == ({"stages.patches.position"} if name == "vit" else frozenset())
+        encoder = build(name, shapes(name)[0])
+        positions = {f"stages.{encoder.stage_names[0]}.position"} if name in TRANSFORMERS else frozenset()
+        assert encoder.no_decay == positions
         assert encoder.no_decay <= dict(encoder.named_parameters()).keys()
 
 
@@ -141,15 +163,15 @@ def test_every_parameter_has_a_gradient_above_rounding(name: str) -> None:
     """Where it is zero in theory (a key bias, a bias before a norm), Adam walks on rounding noise."""
     generator = torch.Generator().manual_seed(0)
     shape = shapes(name)[0]
-    encoder = build_encoder(name, shape).double()
-    embedding = encoder(torch.rand(4, *shape, generator=generator, dtype=torch.float64))
+    encoder = build(name, shape).double()
+    embedding = encoder(samples(name, shape, generator=generator, dtype=torch.float64))
     weights = torch.randn(embedding.shape, generator=generator, dtype=torch.float64)
     (embedding * weights).sum().backward()
     for path, parameter in encoder.named_parameters():
         assert parameter.grad is not None, path
         rows = parameter.grad.reshape(len(parameter), -1).abs().amax(1)
-        # a ReLU may silence single channels; the transformer has none, so each row must count
-        assert (rows.min() if name == "vit" else rows.max()) > 1e-6, path
+        # a ReLU may silence single channels; transformers have none, so each row must count
+        assert (rows.min() if name in TRANSFORMERS else rows.max()) > 1e-6, path
 
 
 def test_input_is_normalized_per_channel_inside() -> None:
@@ -173,12 +195,12 @@ def test_seed_decides_the_weights_and_global_generator_is_untouched(name: str) -
     shape = shapes(name)[0]
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    first = build_encoder(name, shape, seed=1).state_dict()
+    first = build(name, shape, seed=1).state_dict()
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(6)
     again, other = (
-        build_encoder(name, shape, seed=1).state_dict(),
-        build_encoder(name, shape, seed=2).state_dict(),
+        build(name, shape, seed=1).state_dict(),
+        build(name, shape, seed=2).state_dict(),
     )
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert any(not torch.equal(first[key], other[key]) for key in first)
@@ -187,8 +209,7 @@ def test_seed_decides_the_weights_and_global_generator_is_untouched(name: str) -
 @pytest.mark.parametrize("name", DIMS)
 def test_initial_embeddings_tell_inputs_apart(name: str) -> None:
     shape = shapes(name)[0]
-    x = torch.rand(8, *shape, generator=torch.Generator().manual_seed(0))
-    embedding = build_encoder(name, shape).eval()(x)
+    embedding = build(name, shape).eval()(samples(name, shape, generator=torch.Generator().manual_seed(0)))
     assert embedding.isfinite().all()
     assert embedding.std(0).mean() > 1e-3
 

@@ -24,6 +24,7 @@ CASES: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [
     ("resnet18", (1, 8, 8), {}),
     ("vit", (1, 16, 16), {}),
     ("cnn1d", (6, 64), {}),
+    ("signal_transformer", (6, 64), {"causal": True}),
 ]
 
 

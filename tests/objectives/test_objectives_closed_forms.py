@@ -12,14 +12,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from edgessl.errors import InputError
 from edgessl.evaluate import rankme
 from edgessl.objectives.functional import (
+    alignment,
+    barlow_twins_loss,
+    dcl_loss,
+    dino_loss,
     effective_rank,
     embedding_std,
+    in_batch_nce_loss,
     info_nce_loss,
+    koleo_loss,
+    minibatch_kmeans,
     negative_cosine_loss,
     normalize,
     nt_xent_loss,
+    sinkhorn,
+    swav_loss,
+    tico_loss,
+    uniformity,
     vicreg_loss,
 )
 
@@ -34,13 +46,27 @@ def info_nce(a: Tensor, b: Tensor) -> Tensor:
     return info_nce_loss(a, b, normalize(draw(7, a.shape[1], seed=9)), 0.3)
 
 
+def dcl_with_queue(a: Tensor, b: Tensor) -> Tensor:
+    return dcl_loss(a, b, 0.4, normalize(draw(7, a.shape[1], seed=9)).to(a.dtype))
+
+
+def tico(a: Tensor, b: Tensor) -> Tensor:
+    return tico_loss(a, b, torch.eye(a.shape[1], dtype=a.dtype) / a.shape[1])[0]
+
+
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "nt_xent": nt_xent_loss,
     "info_nce": info_nce,
+    "in_batch_nce": in_batch_nce_loss,
+    "dcl": dcl_loss,
+    "dcl_with_queue": dcl_with_queue,
     "negative_cosine": negative_cosine_loss,
     "vicreg": vicreg_loss,
+    "barlow_twins": barlow_twins_loss,
+    "tico": tico,
 }
-SCALE_FREE = ("nt_xent", "info_nce", "negative_cosine")
+SYMMETRIC = ("nt_xent", "dcl", "dcl_with_queue", "negative_cosine", "vicreg", "barlow_twins")
+SCALE_FREE = ("nt_xent", "info_nce", "in_batch_nce", "dcl", "dcl_with_queue", "negative_cosine", "tico")
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -58,7 +84,7 @@ def test_the_order_of_samples_does_not_matter(name: str) -> None:
     assert abs(LOSSES[name](a[order], b) - LOSSES[name](a, b)) > 1e-3
 
 
-@pytest.mark.parametrize("name", ["nt_xent", "negative_cosine", "vicreg"])
+@pytest.mark.parametrize("name", SYMMETRIC)
 def test_the_views_may_be_exchanged(name: str) -> None:
     a, b = draw(6, 5, seed=1), draw(6, 5, seed=2)
     torch.testing.assert_close(LOSSES[name](a, b), LOSSES[name](b, a), rtol=1e-12, atol=0)
@@ -167,3 +193,177 @@ def test_rankme_closed_forms() -> None:
     # singular values 3 and 1: exp of the entropy of (3/4, 1/4)
     assert rankme(np.diag([3.0, 1.0])) == pytest.approx((4 / 3) ** 0.75 * 4**0.25, rel=1e-5)
     assert rankme(7 * np.diag([3.0, 1.0])) == pytest.approx(rankme(np.diag([3.0, 1.0])), rel=1e-9)
+
+
+@pytest.mark.parametrize("n", [2, 3, 8])
+def test_in_batch_losses_of_identical_embeddings_are_logs_of_the_number_of_candidates(n: int) -> None:
+    z = torch.ones(n, 4, dtype=torch.float64)
+    assert float(in_batch_nce_loss(z, z, 0.1)) == pytest.approx(math.log(n), abs=1e-12)
+    # decoupled: the positive is not among the candidates
+    assert float(dcl_loss(z, z, 0.1)) == pytest.approx(math.log(2 * n - 2), abs=1e-12)
+    assert float(dcl_loss(z, z, 0.1, normalize(z[:2]))) == pytest.approx(math.log(2 * n), abs=1e-12)
+
+
+def test_in_batch_losses_of_orthogonal_pairs() -> None:
+    z, t = torch.eye(4, dtype=torch.float64), 0.5
+    assert float(in_batch_nce_loss(z, z, t)) == pytest.approx(math.log(math.exp(1 / t) + 3) - 1 / t, rel=1e-12)
+    assert float(dcl_loss(z, z, t)) == pytest.approx(math.log(6) - 1 / t, rel=1e-12)  # negative: no bound at zero
+
+
+def test_decoupling_removes_the_factor_that_small_batches_suffer_from() -> None:
+    # the gradient of NT-Xent towards the positive is that of DCL times 1 - p, p the positive's share of the softmax
+    z_a, z_b, t = draw(2, 5, seed=3), draw(2, 5, seed=4), 0.5
+    z_a, z_b = normalize(z_a + z_b), normalize(z_b)  # near each other, so that p is far from 0
+    similarity = torch.cat([z_a, z_b]) @ torch.cat([z_a, z_b]).T / t
+    anchor = 0
+    others = torch.tensor([1, 3])
+    share = torch.exp(similarity[anchor, 2]) / torch.exp(similarity[anchor, [1, 2, 3]]).sum()
+    logits = similarity[anchor].clone().requires_grad_()
+    (coupled,) = torch.autograd.grad(torch.logsumexp(logits[[1, 2, 3]], 0) - logits[2], logits)
+    (decoupled,) = torch.autograd.grad(torch.logsumexp(logits[others], 0) - logits[2], logits)
+    torch.testing.assert_close(coupled, (1 - share) * decoupled, rtol=1e-12, atol=1e-15)
+    per_anchor = [
+        torch.logsumexp(similarity[i, [j for j in range(4) if j % 2 != i % 2]], 0) - similarity[i, (i + 2) % 4]
+        for i in range(4)
+    ]
+    assert float(dcl_loss(z_a, z_b, t)) == pytest.approx(float(torch.stack(per_anchor).mean()), rel=1e-12)
+
+
+def white(n: int, d: int) -> Tensor:
+    """Columns of mean 0 and biased variance 1, uncorrelated."""
+    q = np.linalg.qr(np.c_[np.ones(n), np.random.default_rng(0).standard_normal((n, d))])[0][:, 1:]
+    return torch.from_numpy(q * math.sqrt(n))
+
+
+def test_barlow_twins_is_zero_where_the_correlation_is_the_identity() -> None:
+    z = white(32, 4)
+    assert float(barlow_twins_loss(z, z, eps=0.0)) == pytest.approx(0, abs=1e-20)
+    # blind to shift and positive scale of every feature; eps apart
+    assert float(barlow_twins_loss(z, 7 * z + 3, eps=0.0)) == pytest.approx(0, abs=1e-20)
+    # features of opposite sign: every diagonal entry is -1, (-1 - 1)^2 each
+    assert float(barlow_twins_loss(z, -z, eps=0.0)) == pytest.approx(4 * 4, rel=1e-12)
+    # the same feature four times over: 12 off-diagonal ones
+    same = z[:, :1].expand(-1, 4)
+    assert float(barlow_twins_loss(same, same, 0.1, eps=0.0)) == pytest.approx(0.1 * 12, rel=1e-12)
+
+
+def test_barlow_twins_diagonal_reaches_one_at_any_batch_size() -> None:
+    # with the unbiased std and a division by N it stops at (N - 1) / N: 1/9 per feature for 3 samples
+    z = white(3, 2)
+    assert float(barlow_twins_loss(z, z, 0.0, eps=0.0)) == pytest.approx(0, abs=1e-20)
+
+
+def test_tico_of_isotropic_embeddings() -> None:
+    d = 4
+    z = torch.eye(d, dtype=torch.float64)  # second moment I / d
+    value, moment = tico_loss(z, z, torch.zeros(d, d, dtype=torch.float64), contrast=8.0, decay=0.0)
+    assert float(value) == pytest.approx(8.0 / d, rel=1e-12)
+    torch.testing.assert_close(moment, z / d, rtol=1e-12, atol=0)
+    # collapsed ones pay the whole weight, whatever they agree on
+    same = torch.ones(6, d, dtype=torch.float64)
+    value, _ = tico_loss(same, same, torch.zeros(d, d, dtype=torch.float64), contrast=8.0, decay=0.0)
+    assert float(value) == pytest.approx(8.0, rel=1e-12)
+
+
+def test_sinkhorn_marginals() -> None:
+    n, k = 12, 4
+    scores = draw(n, k, seed=5)
+    rough, exact = sinkhorn(scores, 0.5, 3), sinkhorn(scores, 0.5, 500)
+    for q in (rough, exact):
+        torch.testing.assert_close(q.sum(dim=1), torch.ones(n, dtype=torch.float64), rtol=1e-12, atol=0)
+    torch.testing.assert_close(exact.sum(dim=0), torch.full((k,), n / k, dtype=torch.float64), rtol=1e-9, atol=0)
+    assert float((rough.sum(dim=0) - n / k).abs().max()) < 0.2 * n / k
+    # it is diag(u) exp(scores / epsilon) diag(v): double ratios are those of the kernel
+    ratio = exact[0, 0] * exact[1, 1] / (exact[0, 1] * exact[1, 0])
+    kernel = (scores[0, 0] + scores[1, 1] - scores[0, 1] - scores[1, 0]) / 0.5
+    assert float(ratio.log()) == pytest.approx(float(kernel), rel=1e-9)
+
+
+def test_sinkhorn_does_not_overflow_where_the_exponential_does() -> None:
+    scores = 40 * draw(8, 3, seed=6).float()
+    assert torch.isinf(torch.exp(scores / 0.05)).any()
+    q = sinkhorn(scores)
+    assert torch.isfinite(q).all()
+    torch.testing.assert_close(q.sum(dim=1), torch.ones(8), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("local", [0, 1, 3])
+def test_views_that_say_nothing_cost_the_logarithm_of_the_number_of_prototypes(local: int) -> None:
+    k = 7
+    flat, codes = torch.zeros(5, k, dtype=torch.float64), sinkhorn(draw(5, k))
+    assert float(swav_loss([flat] * (2 + local), [codes, codes])) == pytest.approx(math.log(k), rel=1e-12)
+    assert float(dino_loss([flat] * (2 + local), [draw(5, k)] * 2, flat[0])) == pytest.approx(math.log(k), rel=1e-12)
+
+
+def test_a_view_never_predicts_itself() -> None:
+    # each view is certain of its own prototype and of nothing else's; with a share of its own the loss would be lower
+    a, b = 50 * torch.eye(3, dtype=torch.float64)[:2]
+    a, b = a.expand(4, -1), b.expand(4, -1)
+    assert float(swav_loss([a, b], [torch.softmax(a, 1), torch.softmax(b, 1)], 1.0)) == pytest.approx(50, rel=1e-9)
+    assert float(swav_loss([a, b], [torch.softmax(b, 1), torch.softmax(a, 1)], 1.0)) == pytest.approx(0, abs=1e-9)
+
+
+def test_dino_centring_and_sharpening() -> None:
+    k = 6
+    constant = draw(1, k).expand(8, -1)
+    student = torch.zeros(8, k, dtype=torch.float64)
+    # a teacher that has collapsed to one output: centred on it, its targets are uniform
+    uniform_targets = dino_loss([student, student], [constant, constant], constant[0])
+    assert float(uniform_targets) == pytest.approx(math.log(k), rel=1e-12)
+    # the lower its temperature, the nearer its targets are to one prototype: minus the log of a student's best
+    scores = torch.tensor([[3.0, 1.0, 0.0]], dtype=torch.float64).expand(4, -1)
+    hard = dino_loss([scores, scores], [scores, scores], scores.new_zeros(3), 1.0, 1e-3)
+    assert float(hard) == pytest.approx(-math.log(math.exp(3) / (math.exp(3) + math.e + 1)), rel=1e-9)
+
+
+def test_gradients_of_the_clustering_losses() -> None:
+    views = [draw(4, 3, seed=s).requires_grad_() for s in (1, 2, 3)]
+    codes, centre = sinkhorn(draw(4, 3)), draw(1, 3)[0]
+    assert torch.autograd.gradcheck(lambda *v: swav_loss(v, [codes, codes.flip(0)]), views)
+    assert torch.autograd.gradcheck(lambda *v: dino_loss(v, [draw(4, 3), draw(4, 3, seed=8)], centre), views)
+    assert torch.autograd.gradcheck(koleo_loss, (draw(5, 3, seed=4).requires_grad_(),))
+
+
+def test_koleo_at_known_distances() -> None:
+    across = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64)
+    assert float(koleo_loss(across)) == pytest.approx(-math.log(2), abs=1e-7)
+    assert float(koleo_loss(5 * torch.eye(3, dtype=torch.float64))) == pytest.approx(-math.log(math.sqrt(2)), abs=1e-7)
+    twins = torch.ones(4, 3, requires_grad=True)
+    value = koleo_loss(twins)
+    assert value.item() == pytest.approx(-math.log(1e-8), rel=0.01)
+    assert torch.isfinite(torch.autograd.grad(value, twins)[0]).all()
+
+
+def test_alignment_and_uniformity_at_known_angles() -> None:
+    x = torch.eye(4, dtype=torch.float64)
+    assert float(alignment(x, 3 * x)) == pytest.approx(0, abs=1e-12)
+    assert float(alignment(x, x.roll(1, 0))) == pytest.approx(2, rel=1e-12)
+    assert float(uniformity(x, t=1.5)) == pytest.approx(-3, rel=1e-12)  # every pair at squared distance 2
+    assert float(uniformity(torch.ones(5, 3))) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [nt_xent_loss, in_batch_nce_loss, dcl_loss, vicreg_loss, barlow_twins_loss, lambda a, b: koleo_loss(a)],
+)
+def test_a_sample_alone_is_refused(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    with pytest.raises(InputError, match="expected at least 2 samples, found 1; use a larger batch"):
+        loss(draw(1, 4), draw(1, 4))
+    assert torch.isfinite(dcl_loss(draw(1, 4), draw(1, 4), 0.5, normalize(draw(3, 4))))  # a queue is company
+
+
+def test_kmeans_finds_clusters_that_are_there() -> None:
+    rng = np.random.default_rng(0)
+    centres = np.eye(3, 6)
+    rows = normalize(
+        torch.from_numpy(centres[rng.integers(3, size=(40, 16))] + 0.05 * rng.standard_normal((40, 16, 6))).flatten(
+            0, 1
+        )
+    ).reshape(40, 16, 6)
+    centroids, counts = normalize(draw(3, 6, seed=3)), torch.ones(3, dtype=torch.float64)
+    for batch in rows:
+        centroids, counts, assignment = minibatch_kmeans(centroids, counts, batch, 0.9, 0.1)
+        assert torch.equal(assignment.sum(dim=1), torch.ones(16, dtype=torch.float64))
+    cosines = normalize(centroids) @ torch.from_numpy(centres).T
+    assert float(cosines.max(dim=0).values.min()) > 0.99  # each is found, from wherever the centroids started
+    assert sorted(cosines.argmax(dim=1).tolist()) == [0, 1, 2]

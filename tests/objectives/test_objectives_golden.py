@@ -14,11 +14,20 @@ from torch import Tensor
 
 from edgessl.evaluate import rankme
 from edgessl.objectives.functional import (
+    alignment,
+    barlow_twins_loss,
+    dcl_loss,
+    dino_loss,
     embedding_std,
     info_nce_loss,
+    koleo_loss,
     negative_cosine_loss,
     normalize,
     nt_xent_loss,
+    sinkhorn,
+    swav_loss,
+    tico_loss,
+    uniformity,
     vicreg_loss,
 )
 
@@ -28,6 +37,19 @@ N = torch.arange(1, 31, dtype=torch.float64).reshape(6, 5)
 A, C = torch.sin(N), torch.cos(N)
 B = A + 0.3 * torch.cos(2 * N)
 BANK = normalize(torch.cos(torch.arange(1, 21, dtype=torch.float64)).reshape(4, 5))
+
+
+def dino(a: Tensor, b: Tensor, calls: int) -> Tensor:
+    """The loss of that many calls with the same embeddings, students [B, A, C], the centre following at 0.9."""
+    centre = a.new_zeros(5)
+    for _ in range(calls - 1):
+        centre = 0.9 * centre + 0.1 * torch.cat([a, b]).mean(dim=0)
+    return dino_loss([b, a, C.to(a.dtype)], [a, b], centre, 0.1, 0.04)
+
+
+def swav(a: Tensor, b: Tensor, *low_resolution: Tensor) -> Tensor:
+    return swav_loss([a, b, *low_resolution], [sinkhorn(a), sinkhorn(b)], 0.1)
+
 
 Value = Callable[[Tensor, Tensor, Tensor], Tensor]
 GOLDEN: dict[str, tuple[Value, float]] = {
@@ -41,6 +63,19 @@ GOLDEN: dict[str, tuple[Value, float]] = {
     # both terms see the same view twice: the variance is averaged over views, the covariance summed
     "vicreg, variance of A": (lambda a, b, bank: vicreg_loss(a, a, 0.0, 1.0, 0.0), 0.2276352924),
     "vicreg, covariance of A": (lambda a, b, bank: vicreg_loss(a, a, 0.0, 0.0, 1.0) / 2, 0.6443634594),
+    "DCL": (lambda a, b, bank: dcl_loss(a, b, 0.5), 0.6717454217),
+    "Barlow Twins": (lambda a, b, bank: barlow_twins_loss(a, b), 0.0481843112),
+    "TiCo": (lambda a, b, bank: tico_loss(a, b, a.new_zeros(5, 5))[0], 0.4693897540),
+    "DINO, first call": (lambda a, b, bank: dino(a, b, 1), 4.6524626697),
+    "DINO, second call": (lambda a, b, bank: dino(a, b, 2), 4.7103972013),
+    "SwAV": (lambda a, b, bank: swav(a, b), 0.6656630136),
+    "SwAV, a low-resolution view": (lambda a, b, bank: swav(a, b, C.to(a.dtype)), 4.8882306773),
+    "Sinkhorn, first": (lambda a, b, bank: sinkhorn(a)[0, 0], 0.5025704180),
+    "Sinkhorn, second": (lambda a, b, bank: sinkhorn(a)[0, 1], 0.4974294512),
+    "Sinkhorn, third": (lambda a, b, bank: sinkhorn(a)[0, 2], 1.308e-7),
+    "KoLeo": (lambda a, b, bank: koleo_loss(a), 0.7231063462),
+    "alignment": (lambda a, b, bank: alignment(a, b), 0.0797199122),
+    "uniformity": (lambda a, b, bank: uniformity(a), -2.2606027766),
 }
 
 

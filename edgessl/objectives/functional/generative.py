@@ -44,8 +44,7 @@ def signal_levels(steps: int, schedule: str) -> Levels:
         offset = 0.008
         f = np.cos((np.arange(steps + 1) / steps + offset) / (1 + offset) * math.pi / 2) ** 2
         variances = np.minimum(1 - f[1:] / f[:-1], 0.999)
-    levels: Levels = np.cumprod(1 - variances)
-    return levels
+    return np.cumprod(1 - variances, dtype=np.float64)
 
 
 def diffuse(x: Tensor, noise: Tensor, level: Tensor) -> Tensor:

@@ -66,16 +66,6 @@ def normalize_patches(patches: Tensor, eps: float = 1e-6) -> Tensor:
     return centred / torch.sqrt(variance + eps)
 
 
-def label_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy `(...)` of `logits` `(..., K)` and whole-number `labels` `(...)`, any dtype.
-
-    The label's logit is picked by a one-hot product: the gradient of an index is a scatter, slow in ONNX Runtime.
-    """
-    classes = torch.arange(logits.shape[-1], dtype=labels.dtype, device=labels.device)
-    picked = (logits * (labels.unsqueeze(-1) == classes).to(logits.dtype)).sum(dim=-1)
-    return torch.logsumexp(logits, dim=-1) - picked
-
-
 def smooth_l1(error: Tensor, transition: float | Tensor) -> Tensor:
     """Squared, `error^2 / (2 transition)`, up to `transition` > 0, and `|error| - transition / 2` beyond."""
     size = error.abs()

@@ -13,6 +13,16 @@ def normalize(z: Tensor, eps: float = 1e-8) -> Tensor:
     return z / torch.sqrt((z * z).sum(dim=1, keepdim=True) + eps * eps)
 
 
+def centred(z: Tensor) -> Tensor:
+    """Rows of `z` `(N, D)` minus their mean.
+
+    Untrained networks embed all samples in a narrow cone, where cosines are near 1 whatever the sample: assignments and
+    neighbours then say nothing, and several objectives never leave. Batch norm in the authors' heads prevents that;
+    this does too, where the heads have none, and is the same on one process and on several, given gathered rows.
+    """
+    return z - z.mean(dim=0)
+
+
 def require_rows(z: Tensor, least: int, loss: str) -> None:
     """Refuse fewer than `least` rows of `z` `(N, D)`, which would give `loss` a number without meaning.
 
