@@ -249,10 +249,10 @@ def _shown(
         points = PCA(2, random_state=0).fit_transform(_with(bundle, theta)(digits.drifted_test))
         return {"points": points.round(4).tolist(), "labels": digits.test_labels.tolist()}
 
-    history = checkpoint.history.T
+    rows = checkpoint.rows()
     return {
         "curves": {
-            "pretrain": {name: history[i].tolist() for i, name in enumerate(("step", *METRICS)) if name != "grad_norm"},
+            "pretrain": {name: [row[name] for row in rows] for name in ("step", *METRICS) if name != "grad_norm"},
             "adapt": curve,
             "federated": {"round": [r["round"] for r in rounds], "loss": [r["loss"] for r in rounds]},
         },

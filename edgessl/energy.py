@@ -30,7 +30,10 @@ JOULES_PER_KWH = 3.6e6
 class Counter(Protocol):
     """Something that adds up energy."""
 
-    how: str
+    @property
+    def how(self) -> str:
+        """Its name, or what it assumes."""
+        ...
 
     def joules(self) -> float:
         """Energy since a fixed moment."""
@@ -66,7 +69,7 @@ class NvmlCounter:
     """An NVIDIA GPU's own energy counter (Volta and later), read through the driver's libnvidia-ml.
 
     Args:
-        uuid: of the GPU, without the prefix "GPU-".
+        uuid: of the GPU, as torch's device properties give it.
 
     Raises:
         OSError: no driver, no such GPU, or it has no energy counter.
@@ -78,7 +81,9 @@ class NvmlCounter:
         self._nvml = ctypes.CDLL("libnvidia-ml.so.1")
         self._handle = ctypes.c_void_p()
         self._check(self._nvml.nvmlInit_v2())
-        found = self._nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}".encode(), ctypes.byref(self._handle))
+        found = self._nvml.nvmlDeviceGetHandleByUUID(
+            f"GPU-{uuid.removeprefix('GPU-')}".encode(), ctypes.byref(self._handle)
+        )
         self._check(found)
         self.joules()
 

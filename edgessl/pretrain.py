@@ -23,6 +23,7 @@ import edgessl
 from edgessl.checkpoint import Checkpoint
 from edgessl.cost import RunCost
 from edgessl.data.source import Source, channel_statistics, content_hash
+from edgessl.data.tokens import vocabulary_of
 from edgessl.device.specs import InputSpec
 from edgessl.diagnostics import WATCHED, collapse_warning, watch
 from edgessl.distributed import Processes
@@ -53,7 +54,8 @@ class Progress:
 def input_spec(source: Source) -> InputSpec:
     """What one sample of `source` is, with the channel statistics that the encoder normalises by."""
     mean, std = channel_statistics(source)
-    return InputSpec(source.kind, tuple(source.shape), tuple(map(float, mean)), tuple(map(float, std)), source.units)
+    figures = tuple(map(float, mean)), tuple(map(float, std))
+    return InputSpec(source.kind, tuple(source.shape), *figures, source.units, vocabulary_of(source))
 
 
 def pretrain(
@@ -120,7 +122,7 @@ def pretrain(
     probe = None if labels is None else BatchProbe(labels, len(source), start.probe)
     autocast = torch.bfloat16 if recipe.precision == "bfloat16" else None
     mine = processes.share(recipe.batch_size)
-    reader = Reader(source, recipe.seed, step.noise_shape(recipe.batch_size), mine, pinned=target.type == "cuda")
+    reader = Reader(source, recipe.seed, step.noise_shape(recipe.batch_size), mine, target)
     cost = RunCost(start.provenance, reader, target, grid_g_per_kwh)
     done = start.step
 

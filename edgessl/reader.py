@@ -37,23 +37,25 @@ class Reader:
         seed: of the order and the noise.
         noise_shape: `(batch_size, width)` of the joined batch's noise.
         rows: the joined batch's rows that this process takes.
-        pinned: put batches in pinned memory, from which a GPU copies while it computes.
+        device: where the batches go; for a GPU they are put in pinned memory, from which it copies while it computes.
 
     Attributes:
         waited: seconds the caller has waited for batches, the first of each `batches` call left out.
         reading: seconds the thread has spent on reading.
     """
 
-    def __init__(self, source: Source, seed: int, noise_shape: tuple[int, int], rows: slice, pinned: bool) -> None:
+    def __init__(
+        self, source: Source, seed: int, noise_shape: tuple[int, int], rows: slice, device: torch.device
+    ) -> None:
         self._source, self._seed, self._noise_shape = source, seed, noise_shape
-        self._rows, self._pinned = rows, pinned
+        self._rows, self._device = rows, device
         self._per_epoch = len(source) // noise_shape[0]
         self.waited = 0.0
         self.reading = 0.0
 
     def batches(self, first: int, last: int) -> Iterator[Portion]:
         """The portions of steps `first` to `last`."""
-        with ThreadPoolExecutor(1) as thread:
+        with ThreadPoolExecutor(1, initializer=self._settle) as thread:
             ahead: deque[Future[Portion]] = deque()
             for t in range(first, last):
                 while len(ahead) <= AHEAD and t + len(ahead) < last:
@@ -63,6 +65,10 @@ class Reader:
                 self.waited += time.perf_counter() - began if t > first else 0.0
                 yield portion
 
+    def _settle(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)  # per thread; else pinning would open a context on the first GPU
+
     def _read(self, t: int) -> Portion:
         began = time.perf_counter()
         size = self._noise_shape[0]
@@ -70,7 +76,7 @@ class Reader:
         indices = epoch_order(len(self._source), self._seed, t // self._per_epoch)[start : start + size]
         samples = torch.from_numpy(self._source.take(indices[self._rows]))
         noise = torch.from_numpy(step_noise(self._seed, t, self._noise_shape)[self._rows])
-        if self._pinned:
+        if self._device.type == "cuda":
             samples, noise = samples.pin_memory(), noise.pin_memory()
         self.reading += time.perf_counter() - began
         return Portion(t, samples, noise, indices)

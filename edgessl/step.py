@@ -156,7 +156,7 @@ class TrainStep:
 
         Args:
             autocast: dtype to run the networks in; losses stay float32.
-            chunk: rows that the encoder takes at a time; their activations are not kept but recomputed in the backward
+            chunk: rows that views and encoder take at a time; activations are not kept but recomputed in the backward
                 pass (Chen et al. 2016, arXiv 1604.06174; for losses that couple samples, GradCache, Gao et al. 2021).
         """
         self.parts.train()  # whoever evaluated the encoder meanwhile may have left it in evaluation mode
@@ -214,10 +214,16 @@ class TrainStep:
         """The objective's loss at `theta`, and the batch statistics its networks saw."""
         used = self.views.width
         with torch.no_grad():
-            views = self.views(samples, noise[:, :used])
+            views = self._make_views(samples, noise[:, :used], chunk)
         batch = Batch(samples, views, noise[:, used : used + self._own_noise])
         network = Network(partial(self._apply, autocast, chunk), theta)
         return self.objective.loss(network, slots, batch, hyper, gather), network.statistics
+
+    def _make_views(self, samples: Tensor, noise: Tensor, chunk: int | None) -> tuple[Tensor, ...]:
+        if chunk is None:
+            return self.views(samples, noise)
+        parts = [self.views(x, u) for x, u in zip(samples.split(chunk), noise.split(chunk), strict=True)]
+        return tuple(torch.cat(rows) for rows in zip(*parts, strict=True))
 
     def _apply(
         self, autocast: torch.dtype | None, chunk: int | None, theta: Tensor, part: str, *arguments: Any

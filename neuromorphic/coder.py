@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from edgessl.errors import ConfigError, InputError
-from neuromorphic.cells import LeakyCell, LIFCell, LiquidCell
+from neuromorphic.cells import Cell, LeakyCell, LIFCell, LiquidCell
 
 CELLS = (LIFCell.name, LeakyCell.name, LiquidCell.name)
 HALVINGS = 20  # of the interval in which `balance` looks for a layer's gain
@@ -67,10 +68,10 @@ class SpikingPredictiveCoder(nn.Module):
             raise ConfigError(f"bits = {bits}: only 'lif' cells turn into integers, not {cell!r}")
         self.n_in, self.sizes, self.cell = n_in, tuple(hidden), cell
         self.layers = nn.ModuleList()
-        for level, (below, width) in enumerate(zip(sizes, hidden, strict=False)):
+        for level, (below, width) in enumerate(itertools.pairwise(sizes)):
             own = 1000 * seed + 10 * level
             if cell == LiquidCell.name:
-                layer: nn.Module = LiquidCell(below, width, own)
+                layer: Cell = LiquidCell(below, width, own)
             elif cell == LeakyCell.name:
                 layer = LeakyCell(below, width, own, du, dv, learn_decays)
             else:
@@ -83,6 +84,10 @@ class SpikingPredictiveCoder(nn.Module):
         """Bits of the weights, or None where the network runs in floats."""
         bits: int | None = getattr(self.layers[0], "bits", None)
         return bits
+
+    def cells(self) -> list[Cell]:
+        """The layers, the first one first."""
+        return [layer for layer in self.layers if isinstance(layer, Cell)]
 
     def forward(self, spikes: Tensor) -> list[Tensor]:
         """Activities of every layer `(N, T, n)` for input spikes `(N, T, n_in)` of 0 and 1.
@@ -124,8 +129,8 @@ class SpikingPredictiveCoder(nn.Module):
     def balance(self, spikes: Tensor, rate: float = 0.1) -> list[float]:
         """Scale every layer's weights so that its mean activity on `spikes` `(N, T, n_in)` is `rate`; no labels.
 
-        Activity grows with the gain of the weights, up to noise, so that bisection finds it. Liquid cells, which have no
-        threshold to reach, are left as they are.
+        Activity grows with the gain of the weights, up to noise, so that bisection finds it. Liquid cells, which have
+        no threshold to reach, are left as they are.
 
         Returns:
             The activity of each layer now.
@@ -133,7 +138,7 @@ class SpikingPredictiveCoder(nn.Module):
         if self.cell == LiquidCell.name:
             return [float(y.abs().mean()) for y in self(spikes)]
         x, found = spikes.to(torch.float32), []
-        for layer in self.layers:
+        for layer in self.cells():
             original, low, high = layer.weight.clone(), 1e-3, 1e3
             for _ in range(HALVINGS):
                 gain = (low * high) ** 0.5
@@ -162,13 +167,16 @@ def binned(activity: Tensor, bins: int) -> Tensor:
     if not 1 <= bins <= steps:
         raise InputError(f"{bins} parts of {steps} steps; expected 1 to {steps}")
     edges = [round(i * steps / bins) for i in range(bins + 1)]
-    parts = [activity[:, a:b].mean(1) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [activity[:, a:b].mean(1) for a, b in itertools.pairwise(edges)]
     return torch.cat(parts, 1)
 
 
-def trace(activity: Tensor, keep: float) -> Tensor:
-    """Low-pass of `activity` `(N, T, n)` along time: `x(t) = keep x(t - 1) + (1 - keep) a(t)`, x(-1) = 0."""
+def trace(activity: Tensor, keep: float, steps: Tensor | None = None) -> Tensor:
+    """Low-pass of `activity` `(N, T, n)` along time: `x(t) = keep x(t - 1) + (1 - keep) a(t)`, x(-1) = 0.
+
+    At every step, `(N, T, n)`, or at `steps` `(S,)`, `(N, S, n)`.
+    """
     t = torch.arange(activity.shape[1], dtype=torch.float32, device=activity.device)
-    lag = t[:, None] - t
+    lag = (t if steps is None else t[steps])[:, None] - t
     kernel = torch.where(lag >= 0, (1 - keep) * keep ** lag.clamp(min=0), 0.0).to(activity.dtype)
     return torch.einsum("ts,nsd->ntd", kernel, activity)

@@ -6,15 +6,15 @@
         connections=[Connection("encode", "pixels", "hidden", weights)],
     )
 
-Arithmetic and ranges are those of Lava 0.10.0's fixed-point models ("Loihi-2-class integer constraints, verified against
-Lava's simulators"; agreement with silicon is not claimed). What one unit means: u and v are 24-bit registers, an input of 1
-adds 64 to u, thresholds are stored divided by 64, biases are not.
+Arithmetic and ranges are those of Lava 0.10.0's fixed-point models ("Loihi-2-class integer constraints, verified
+against Lava's simulators"; agreement with silicon is not claimed). What one unit means: u and v are 24-bit registers,
+an input of 1 adds 64 to u, thresholds are stored divided by 64, biases are not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -49,8 +49,8 @@ def choose_sign(weights: np.ndarray) -> str:
 def quantize_weights(weights: np.ndarray, bits: int = 8, sign: str = "") -> np.ndarray:
     """Any numbers -> the nearest-below integers that Loihi's synapse format keeps, as Lava clips and truncates them.
 
-    Floats are truncated toward zero first. With b bits, magnitudes are multiples of 2^(8-b); mixed signs cost one more bit,
-    so 8-bit mixed weights are even. Range: mixed -256..254, excitatory 0..255, inhibitory -255..0.
+    Floats are truncated toward zero first. With b bits, magnitudes are multiples of 2^(8-b); mixed signs cost one more
+    bit, so 8-bit mixed weights are even. Range: mixed -256..254, excitatory 0..255, inhibitory -255..0.
 
     Args:
         weights: (n_post, n_pre).
@@ -215,9 +215,9 @@ class Graded(Population):
 class ErrorUnit(Population):
     """Predictive-coding error neurons, this project's own microcode for Loihi 2's programmable neurons.
 
-    p <- decay(p) + a, t <- decay(t) + a_target, e = (t - p) >> shift; y1 = clip(e, 0, 127), y2 = clip(-e, 0, 127), y3 = 0,
-    the gate y0 = (e != 0), and the graded spike y1 - y2 for connections that carry the error on. Connections reach it at
-    port "a" (prediction) or "target". p and t take the places of u and v in records.
+    p <- decay(p) + a, t <- decay(t) + a_target, e = (t - p) >> shift; y1 = clip(e, 0, 127), y2 = clip(-e, 0, 127), y3
+    = 0, the gate y0 = (e != 0), and the graded spike y1 - y2 for connections that carry the error on. Connections
+    reach it at port "a" (prediction) or "target". p and t take the places of u and v in records.
 
     Args:
         name: unique in the network.
@@ -259,8 +259,8 @@ class Connection:
         delays: None, or integers 0..63, one or (n_post, n_pre), on top of the one step every synapse takes.
         rule: makes the connection plastic.
         modulators: for a three-factor rule, who sends y0 (the gate), y1, y2, y3: names of populations or inputs whose
-            spikes are taken, or "NAME.y1" for an error unit's. Empty: `post` must be an error unit, which sends all four.
-        port: "a", or "target" of an error unit.
+            spikes are taken, or "NAME.y1" for an error unit's. Empty: `post` must be an error unit, which sends all
+        four. port: "a", or "target" of an error unit.
     """
 
     name: str
@@ -296,8 +296,8 @@ class Connection:
             worst = np.argmax(kept != weights)
             step = 1 << (8 - self.bits + (sign == "mixed"))
             raise ConfigError(
-                f"{who}{int((kept != weights).sum())} weights are not what {self.bits}-bit {sign} synapses keep (multiples "
-                f"of {step}, sign-checked), first {weights.flat[worst]} which becomes {kept.flat[worst]}; "
+                f"{who}{int((kept != weights).sum())} weights are not what {self.bits}-bit {sign} synapses keep "
+                f"(multiples of {step}, sign-checked), first {weights.flat[worst]} which becomes {kept.flat[worst]}; "
                 "use quantize_weights(weights, bits, sign)"
             )
         object.__setattr__(self, "weights", _frozen(weights, np.int16))
@@ -357,7 +357,7 @@ class IntegerNetwork:
             raise ConfigError(
                 f"a network needs an input and a population, found {len(self.inputs)}, {len(self.populations)}"
             )
-        names = [part.name for part in (*self.inputs, *self.populations)]
+        names = [*(i.name for i in self.inputs), *(p.name for p in self.populations)]
         for kind, given in (("input or population", names), ("connection", [c.name for c in self.connections])):
             for name in given:
                 if not isinstance(name, str) or not name or "." in name or "/" in name:
@@ -387,7 +387,7 @@ class IntegerNetwork:
             return
         if not c.modulators and kinds[c.post] != "error":
             raise ConfigError(
-                f"{who}a three-factor rule needs y0..y3 from somewhere: make {c.post!r} an error unit, or name modulators"
+                f"{who}a three-factor rule needs y0..y3: make {c.post!r} an error unit, or name modulators"
             )
         for trace, source in c.modulators.items():
             base, _, port = source.partition(".")
@@ -402,7 +402,7 @@ class IntegerNetwork:
     @property
     def sizes(self) -> dict[str, int]:
         """name -> number of channels or neurons, inputs first."""
-        return {part.name: part.size for part in (*self.inputs, *self.populations)}
+        return {i.name: i.size for i in self.inputs} | {p.name: p.size for p in self.populations}
 
     def population(self, name: str) -> Population:
         """The population called `name`."""
@@ -449,8 +449,3 @@ class IntegerNetwork:
                 )
             checked[spec.name] = array.astype(np.int8 if spec.limit <= 127 else np.int32, copy=False)
         return checked
-
-
-def plain_fields(part: Any, skip: Sequence[str] = ()) -> dict[str, Any]:
-    """The dataclass fields of a part, by name, as they are."""
-    return {f.name: getattr(part, f.name) for f in fields(part) if f.name not in skip}

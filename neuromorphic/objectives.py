@@ -60,7 +60,7 @@ class LocalObjective(ABC):
 
 
 def variance_floor(activity: Tensor, floor: float) -> Tensor:
-    """Hinge on the standard deviation over the batch of each neuron's mean activity (VICReg, Bardes et al. 2022, eq. 1).
+    """Hinge on each neuron's standard deviation, over the batch, of its mean activity (VICReg, Bardes et al. 2022).
 
     Divided by `floor`: 1 where a layer says the same of every sample, 0 where every neuron varies by `floor` or more.
     """

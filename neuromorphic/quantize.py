@@ -31,7 +31,7 @@ class StraightThrough(torch.autograd.Function):
         return exact.clone()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         """The gradient of `value`, and none for `exact`."""
         return gradient, None
 
@@ -78,8 +78,8 @@ def weight_scale(weights: Tensor, bits: int) -> float:
     scale = tried[min(range(len(tried)), key=errors.__getitem__)]
     if not 1 <= round(scale) <= MAX_THRESHOLD:
         raise ConfigError(
-            f"threshold {round(scale)} is not in 1..{MAX_THRESHOLD}: the largest weight is {largest:.3g} of a threshold;"
-            " balance or train the network first"
+            f"threshold {round(scale)} is not in 1..{MAX_THRESHOLD}: the largest weight is {largest:.3g} of a"
+            " threshold; balance or train the network first"
         )
     return scale
 

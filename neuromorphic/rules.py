@@ -3,10 +3,11 @@
     rule = LearningRule("2^-4*x0*y1 - 2^-4*y0*x1", x1_impulse=16, x1_tau=10, y1_impulse=16, y1_tau=10)
     print(rule.explain())
 
-A product is `mantissa * 2^exponent * dependency * factors`. Dependencies: x0 (a pre spike), y0 (a post spike or gate), uK
-(every 2^K-th epoch). Factors: the traces x1 x2 y1 y2 y3, the weight w, the tag t, x0, y0, each with an added constant as in
-`(y1-3)`, and sgn(w), sgn(t). The engine is Lava 0.10.0's fixed-point one (lava/magma/core/learning): its accumulator has 15
-bits, so a product is shifted right by `sum of factor widths + 4 - 15` bits where that is positive.
+A product is `mantissa * 2^exponent * dependency * factors`. Dependencies: x0 (a pre spike), y0 (a post spike or gate),
+uK (every 2^K-th epoch). Factors: the traces x1 x2 y1 y2 y3, the weight w, the tag t, x0, y0, each with an added
+constant as in `(y1-3)`, and sgn(w), sgn(t). The engine is Lava 0.10.0's fixed-point one (lava/magma/core/learning):
+its accumulator has 15 bits, so a product is shifted right by `sum of factor widths + 4 - 15` bits where that is
+positive.
 """
 
 from __future__ import annotations
@@ -141,11 +142,11 @@ class LearningRule:
         x1_tau: time constant in steps of x1's exponential decay, >= 0; 0 forgets at once. So are the others.
         t_epoch: steps between two applications of the rule, 1..63.
         seed: of the trace roundings; weights and tags are rounded with a stream of Lava's that never changes.
-        three_factor: y1, y2, y3 and the gate y0 come from outside the connection (an error unit, or `modulators`), so the
-            y impulses and time constants do not apply.
+        three_factor: y1, y2, y3 and the gate y0 come from outside the connection (an error unit, or `modulators`), so
+            the y impulses and time constants do not apply.
         graded: what a graded spike does to x1: "impulse" (as a binary one), "overwrite" with payload/2, "add" payload/2
-            saturating at 127, "add_overflow" (what exceeds 127 stays, and x2 gets the impulse). Not "impulse": x1_impulse
-            counts as 0.
+            saturating at 127, "add_overflow" (what exceeds 127 stays, and x2 gets the impulse). Not "impulse":
+            x1_impulse counts as 0.
 
     Raises:
         ConfigError: a text does not parse or a number is out of range.
@@ -207,8 +208,11 @@ class LearningRule:
 
     @property
     def event_driven(self) -> bool:
-        """Whether every product waits for a pre spike, so that columns of silent inputs cannot change (exactly)."""
-        return all(p.dependency == "x0" for p in (*self.weight_products, *self.tag_products))
+        """Whether synapses of silent inputs cannot change: every product waits for a pre spike, and there is no tag.
+
+        A tag can stand at -257, below its accumulator's range, and is then rounded again in every epoch.
+        """
+        return not self.dt and all(p.dependency == "x0" for p in self.weight_products)
 
     @property
     def impulses(self) -> tuple[float, ...]:

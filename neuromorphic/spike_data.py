@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from edgessl.data import open_source
+from edgessl.data.optional import call_with_options
 from edgessl.data.shared import read_members
 from edgessl.data.source import Source, checked_indices
 from edgessl.errors import ConfigError
@@ -16,6 +17,7 @@ from neuromorphic.spike_encoders import DEFAULT_ENCODERS, Encoder, build_encoder
 
 Array = np.ndarray[Any, np.dtype[Any]]
 EVENT_SIDE = 34  # pixels of the N-MNIST sensor's crop
+SPEECH, MEL_BANDS = ("fsdd", "speech_commands"), 20
 EVENTS = "events"  # the encoder's name where the data are events
 
 
@@ -116,8 +118,8 @@ def nmnist_events(part: str = "train", steps: int = 30, pool: int = 2, duration:
     """
     if part not in ("train", "test") or steps < 1 or not 1 <= pool <= EVENT_SIDE or not duration > 0:
         raise ConfigError(
-            f"nmnist events: part {part!r}, steps {steps}, pool {pool}, duration {duration}; expected train or test, 1 or"
-            f" more, 1 to {EVENT_SIDE}, and microseconds"
+            f"nmnist events: part {part!r}, steps {steps}, pool {pool}, duration {duration}; expected train or test,"
+            f" 1 or more, 1 to {EVENT_SIDE}, and microseconds"
         )
     found = read_members("nmnist_small", "x", "y", "p", "dt_us", "offsets", "label", "is_test")
     every = found["offsets"].astype(np.int64)
@@ -139,7 +141,8 @@ def open_spikes(
     """Spikes of DATA as `edgessl.data.open_source` names it, through `encoder` with its `options`.
 
     `auto` is the default of the data's kind; `shared:nmnist_small` is read as events with `events`, and
-    `shared:qtdb_ecg_spikes`, which are spikes, with `signed`. `reader` are options of the data's reader.
+    `shared:qtdb_ecg_spikes`, which are spikes, with `signed`. `reader` are options of the data's reader; shared speech
+    is read as 20 mel bands unless they say otherwise.
 
     Raises:
         ConfigError: no encoder for this kind of data, or an unknown name or option.
@@ -149,9 +152,9 @@ def open_spikes(
     if encoder == EVENTS or (encoder == "auto" and spec.startswith("shared:nmnist_small")):
         if name != "nmnist_small":
             raise ConfigError(f"encoder {EVENTS!r} reads shared:nmnist_small, not {spec!r}")
-        from edgessl.data.optional import call_with_options
-
         return call_with_options(nmnist_events, "events", part=part or "train", **given)
+    if spec.startswith("shared:") and name in SPEECH:
+        reader = {"n_mels": MEL_BANDS, **reader}
     source = open_source(spec, **reader)
     if encoder == "auto":
         if source.kind not in DEFAULT_ENCODERS:

@@ -8,7 +8,7 @@ spike of -1 as a spike), ON first.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -72,7 +72,9 @@ class BernoulliRate:
 
 @dataclass(frozen=True)
 class Latency:
-    """Pixels in [0, 1] as one spike each, the brighter the earlier: at step `round((1 - p) (T - 1))`; below `dark` none.
+    """Pixels in [0, 1] as one spike each, the brighter the earlier: at step `round((1 - p) (T - 1))`.
+
+    Pixels of `dark` or less send none.
 
     Time to first spike (Thorpe and Gautrais 1998).
     """
@@ -83,7 +85,9 @@ class Latency:
 
     def __post_init__(self) -> None:
         if self.steps < 1 or not 0 <= self.dark < 1:
-            raise ConfigError(f"{self.name}: steps {self.steps}, dark {self.dark}; expected 1 or more, and 0 <= dark < 1")
+            raise ConfigError(
+                f"{self.name}: steps {self.steps}, dark {self.dark}; expected 1 or more, and 0 <= dark < 1"
+            )
 
     def shape(self, sample: tuple[int, ...]) -> tuple[int, int]:
         """(T, n)."""
@@ -114,7 +118,9 @@ class LevelCrossing:
 
     def __post_init__(self) -> None:
         if not self.threshold > 0 or self.every < 1:
-            raise ConfigError(f"{self.name}: threshold {self.threshold}, every {self.every}; expected > 0 and 1 or more")
+            raise ConfigError(
+                f"{self.name}: threshold {self.threshold}, every {self.every}; expected > 0 and 1 or more"
+            )
         if self.scale not in ("sample", "none") or self.start not in ("first", "zero"):
             raise ConfigError(
                 f"{self.name}: scale {self.scale!r}, start {self.start!r}; expected sample or none, first or zero"
@@ -142,10 +148,10 @@ class LevelCrossing:
 
 @dataclass(frozen=True)
 class MelCrossing:
-    """Sound as spikes: level crossings of a log-mel spectrogram (C, F, frames), after Speech2Spikes (Stewart et al. 2023).
+    """Sound as spikes: level crossings of log-mels (C, F, frames), after Speech2Spikes (Stewart et al. 2023).
 
-    The spectrogram's own floor is silence, so that the absolute level arrives as a burst of ON spikes; every frame lasts
-    `repeat` steps, in which the code can catch up with it.
+    The spectrogram's own floor is silence, so that the absolute level arrives as a burst of ON spikes; every frame
+    lasts `repeat` steps, in which the code can catch up with it.
     """
 
     threshold: float = 1.0
@@ -170,9 +176,9 @@ class MelCrossing:
 
 @dataclass(frozen=True)
 class Signed:
-    """Spikes that are there already, {-1, 0, 1} in samples (C, T): ON and OFF channels, each `every` steps pooled to one.
+    """Spikes that are there already, {-1, 0, 1} in samples (C, T), as ON and OFF channels.
 
-    A pooled step has a spike where one of its steps had one.
+    Each `every` steps become one, with a spike where one of them had one.
     """
 
     every: int = 1
@@ -213,7 +219,8 @@ def build_encoder(name: str, options: Mapping[str, Any]) -> Encoder:
     """
     if name not in SPIKE_ENCODERS:
         raise ConfigError(f"spike encoder {name!r}; expected one of {', '.join(SPIKE_ENCODERS)}")
-    built: Encoder = call_with_options(SPIKE_ENCODERS[name], f"spike encoder {name!r}", **options)
+    kind: Callable[..., Encoder] = SPIKE_ENCODERS[name]
+    built = call_with_options(kind, f"spike encoder {name!r}", **options)
     return built
 
 

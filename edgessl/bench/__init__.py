@@ -18,6 +18,7 @@ BENCHES: dict[str, str] = {
     "step": "edgessl.bench.step:run",
     "objectives": "edgessl.bench.objectives:run",
     "pretrain": "edgessl.bench.pretrain:run",
+    "spiking": "edgessl.bench.spiking:run",
 }
 
 

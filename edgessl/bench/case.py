@@ -26,11 +26,20 @@ CHECKED_STEPS = 3  # consecutive steps whose losses every backend must reproduce
 IMAGE = InputSpec("image", (1, 28, 28), (0.5,), (0.25,), "intensity 0..1")
 COLOR_IMAGE = InputSpec("image", (3, 32, 32), (0.5,) * 3, (0.25,) * 3, "intensity 0..1")
 SIGNAL = InputSpec("signal", (6, 128), (0.0,) * 6, (1.0,) * 6, "g and rad/s")
-INPUTS = {"resnet8": COLOR_IMAGE, "resnet18": COLOR_IMAGE, "vit": COLOR_IMAGE, "cnn1d": SIGNAL}
+TOKENS = InputSpec("tokens", (1, 64), (0.0,), (1.0,), "bytes", 256)
+INPUTS = {
+    "resnet8": COLOR_IMAGE,
+    "resnet18": COLOR_IMAGE,
+    "vit": COLOR_IMAGE,
+    "cnn1d": SIGNAL,
+    "signal_transformer": SIGNAL,
+    "token_transformer": TOKENS,
+    "word_vectors": TOKENS,
+}
 
 
 def input_of(encoder: str) -> InputSpec:
-    """The input the bench gives an encoder: 1x28x28, 3x32x32 for resnets and vit, 6x128 for signals.
+    """The input the bench gives an encoder: 1x28x28, 3x32x32 for resnets and vit, 6x128 for signals, 64 token ids.
 
     Raises:
         ConfigError: no such encoder.

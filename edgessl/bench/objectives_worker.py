@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 
 from edgessl.bench.suites import Suite, suite_of
 from edgessl.checkpoint import Checkpoint
-from edgessl.data import Source, Subset, load_shared
+from edgessl.data import Source, Subset, content_hash, load_shared
 from edgessl.data.tokens import TokenWindows
 from edgessl.encoders import Encoder, build_encoder
 from edgessl.evaluate import Protocol, Result, TorchEmbedder, embed_source, knn_accuracy, paired_recall, rankme
@@ -56,9 +57,9 @@ def measure(name: str, objective: str, seed: int, epochs: int) -> Result:
     """
     suite = suite_of(name)
     data = open_suite(suite)
-    began = time.perf_counter()
+    began = time.process_time()
     encoder, details = _encoder(suite, data, objective, seed, epochs)
-    seconds = time.perf_counter() - began
+    seconds = time.process_time() - began
     embedder = TorchEmbedder(encoder)
     bank, queries = embed_source(embedder, data.train.source), embed_source(embedder, data.test.source)
     probe = fit_linear(bank, data.train.labels)
@@ -110,7 +111,7 @@ def open_suite(suite: Suite) -> LabelledData:
     if suite.data == "shared:tinyshakespeare":
         text = load_shared("tinyshakespeare", **suite.options)
         how = "the last tenth of the text tests; the label is the next character"
-        whole = LabelledData(suite.data, _followed(text.train), _followed(text.test), how)
+        whole = LabelledData(suite.data, _followed(text.train), _followed(text.test), how, content_hash(text.train))
     else:
         whole = open_labelled(suite.data, suite.options)
 
@@ -119,7 +120,7 @@ def open_suite(suite: Suite) -> LabelledData:
             return split
         return split.subset(np.sort(np.random.default_rng(0).choice(len(split), size, replace=False)))
 
-    return LabelledData(whole.name, cut(whole.train, suite.train), cut(whole.test, suite.test), whole.how)
+    return replace(whole, train=cut(whole.train, suite.train), test=cut(whole.test, suite.test))
 
 
 def _followed(source: Source) -> Split:

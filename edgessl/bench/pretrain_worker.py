@@ -46,29 +46,29 @@ class Job(TypedDict, total=False):
 
 
 class Turns:
-    """Counts steps, and holds the run between one turn and the next."""
+    """Counts `steps`, and holds the run between one turn and the next."""
 
     def __init__(self, job: Job, listen: Callable[[], bool], answer: Callable[[dict[str, Any]], None]) -> None:
         self._views, self._seconds, self._cuda = 2 * job["batch_size"], job["seconds"], job["device"] == "cuda"
         self._listen, self._answer = listen, answer
-        self._steps = 0
+        self.steps = 0
         self._began: float | None = None
 
     def over(self) -> bool:
         """To be called after every step; True when there are no more turns."""
-        self._steps += 1
+        self.steps += 1
         if self._began is None:
-            if self._steps < WARM:
+            if self.steps < WARM:
                 return False
             self._sync()
-            self._began, self._steps = time.perf_counter(), 0
+            self._began, self.steps = time.perf_counter(), 0
             return False
         if time.perf_counter() - self._began < self._seconds:
             return False
         self._sync()
-        rate = self._steps * self._views / (time.perf_counter() - self._began)
+        rate = self.steps * self._views / (time.perf_counter() - self._began)
         self._answer({"views_per_s": [rate]})
-        self._began, self._steps = None, 0
+        self._began, self.steps = None, 0
         return not self._listen()
 
     def _sync(self) -> None:
@@ -127,7 +127,7 @@ def run_torch(job: Job, recipe: Recipe, step: TrainStep, source: Source, turns: 
         a, b = next(batches)
         arrived = time.perf_counter()
         loss = loop.step(a.to(device, non_blocking=True), b.to(device, non_blocking=True))
-        if turns._steps % 10 == 0:
+        if turns.steps % 10 == 0:
             float(loss)  # somebody looks at it
         waited, computed = waited + arrived - began, computed + time.perf_counter() - arrived
         if turns.over():

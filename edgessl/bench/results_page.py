@@ -114,8 +114,7 @@ def _caption(result: Json) -> str:
     text = (
         f"{protocol['data']}, split: {protocol['split']}; {protocol['train_size']:,} samples to train and to label "
         f"the probes, {protocol['test_size']:,} to test; {s['encoder']}, {s['epochs']} epochs of batches of "
-        f"{s['batch_size']}, learning rate {s['lr']:g}; seconds on one core of {m['cpu']} ({m['cores']} cores shared "
-        "by as many runs)."
+        f"{s['batch_size']}, learning rate {s['lr']:g}; seconds are CPU time on one core of {m['cpu']}."
     )
     failures = "; ".join(f"{f['objective']}, seed {f['seed']}: {f['error']}" for f in result["failures"])
     return f"{text} Failed: {failures}" if failures else text

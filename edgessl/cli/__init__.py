@@ -14,6 +14,7 @@ COMMANDS = {
     "inspect": "edgessl.cli.inspect:inspect",
     "stream": "edgessl.cli.stream:stream",
     "federate": "edgessl.cli.federate:federate",
+    "neuro": "edgessl.cli.neuro:neuro",
     "bench": "edgessl.cli.bench:bench",
     "demo": "edgessl.cli.demo:demo",
     "doctor": "edgessl.cli.doctor:doctor",

@@ -10,7 +10,7 @@ import click
 
 from edgessl.cli.console import Stages, console, duration, print_json, show_facts, show_grid
 from edgessl.cli.group import examples
-from edgessl.cli.options import count, data_options, json_flag, open_data
+from edgessl.cli.options import count, data_options, fitting, json_flag, open_data, torch_device
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,7 +43,7 @@ WRAP = 6  # columns of figures side by side
 @count("--limit", 10_000, "Samples of either split at most, evenly spaced.", least=10)
 @click.option("--ood", metavar="DATA", help="Samples from elsewhere, of the same shape, to be told apart.")
 @click.option("--out", type=click.Path(path_type=Path), help="HTML report; report.json beside it.")
-@click.option("--device", default="cpu", show_default=True, help="Of supervised training: cpu, cuda or cuda:N.")
+@click.option("--device", default="cpu", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @json_flag
 def evaluate(
     checkpoint: Path,
@@ -77,9 +77,9 @@ def evaluate(
         from edgessl.evaluate.suite import evaluate as run
 
         subject = open_subject(checkpoint)
-        labelled = open_labelled(data, data_options, test)
+        labelled = fitting(data, data_options, lambda: open_labelled(data, data_options, test))
         outside = None if ood is None else open_data(ood, data_options)
-        settings = Settings(suite, knn_k, seeds=seeds, epochs=epochs, limit=limit, device=device)
+        settings = Settings(suite, knn_k, seeds=seeds, epochs=epochs, limit=limit, device=torch_device(device))
         result = run(subject, labelled, settings, outside=outside, on_progress=stages.update)
         if out is not None:
             stages.update("report")

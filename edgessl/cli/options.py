@@ -17,6 +17,7 @@ _UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 1024, "mi": 1024**
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ki|mi|gi|k|m|g|)b?\s*", re.IGNORECASE)
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+Result = TypeVar("Result")
 
 
 class ByteSize(click.ParamType):
@@ -109,14 +110,37 @@ json_flag = click.option("--json", "as_json", is_flag=True, help="Print one JSON
 def open_data(spec: str, options: dict[str, Any]) -> Source:
     """Open DATA with its reader's options; an option of the wrong type is the user's to correct."""
     from edgessl.data import open_source
+
+    return fitting(spec, options, lambda: open_source(spec, **options))
+
+
+def fitting(spec: str, options: dict[str, Any], read: Callable[[], Result]) -> Result:
+    """What `read` returns; an option of the wrong type becomes a DataError about DATA."""
     from edgessl.errors import DataError
 
     try:
-        return open_source(spec, **options)
+        return read()
     except (TypeError, AttributeError) as error:  # a reader handed, say, a list where it takes a number
         if not options:
             raise
         raise DataError(f"{spec}: options {options} do not fit its reader ({error})") from error
+
+
+def torch_device(name: str) -> str:
+    """The device that `name` (auto, cpu, cuda, cuda:N) means here; click.BadParameter where there is no such one."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(name).type
+    except RuntimeError:
+        kind = ""
+    if kind not in ("cpu", "cuda"):
+        raise click.BadParameter(f"{name!r}; expected auto, cpu, cuda or cuda:N", param_hint="'--device'")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise click.BadParameter(f"{name!r}: torch {torch.__version__} sees no GPU here", param_hint="'--device'")
+    return name
 
 
 def data_name(spec: str) -> str:

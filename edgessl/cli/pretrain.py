@@ -14,7 +14,7 @@ import click
 
 from edgessl.cli.console import Stages, console, duration, print_json, show_facts, size
 from edgessl.cli.group import examples
-from edgessl.cli.options import count, data_name, data_options, json_flag, key_values, open_data
+from edgessl.cli.options import count, data_name, data_options, json_flag, key_values, open_data, torch_device
 from edgessl.cli.signals import stop_signals
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def pretrain(
         from edgessl.energy import GRID_G_PER_KWH
 
         recipe, resumed = _recipe(source, recipe_file, out, chosen)
-        target = _device(device)
+        target = torch_device(device)
         show_facts(stages.console, _plan(data, source, recipe, out, target, resumed, probe))
         monitor = _Monitor(stages, recipe.batch_size)
         checkpoint = library.pretrain(
@@ -197,22 +197,6 @@ def overlay(values: dict[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:
             place = inner
         place[key] = value
     return values
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(name).type
-    except RuntimeError:
-        kind = ""
-    if kind not in ("cpu", "cuda"):
-        raise click.BadParameter(f"{name!r}; expected auto, cpu, cuda or cuda:N", param_hint="'--device'")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise click.BadParameter(f"{name!r}: torch {torch.__version__} sees no GPU here", param_hint="'--device'")
-    return name
 
 
 def _plan(data: str, source: Source, recipe: Recipe, out: Path, device: str, resumed: int | None, probe: bool) -> Facts:

@@ -27,6 +27,6 @@ def as_batch(x: Float, spec: InputSpec) -> Float:
     if spec.kind == "tokens":
         known = (batch >= 0) & (batch < spec.vocabulary) & (batch == np.floor(batch))
         if not known.all():
-            found = f"found {batch[~known][0]:g}"
-            raise InputError(f"samples: expected token ids, whole numbers from 0 to {spec.vocabulary - 1}, {found}")
+            last, wrong = spec.vocabulary - 1, batch[~known][0]
+            raise InputError(f"samples: expected token ids, whole numbers from 0 to {last}, found {wrong:g}")
     return batch

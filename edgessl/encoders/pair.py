@@ -55,8 +55,8 @@ def pair(
     values = [math.prod(shape) for shape in shapes]
     if (sum(values),) != tuple(input_shape):
         raise ConfigError(
-            f"encoder pair: first_shape {shapes[0]} and second_shape {shapes[1]} hold {values[0]} + {values[1]} values; "
-            f"a sample has {input_shape[0]}"
+            f"encoder pair: first_shape {shapes[0]} and second_shape {shapes[1]} have {values[0]} + {values[1]} "
+            f"values; a sample has {input_shape[0]}"
         )
     towers = Towers(_tower(first, shapes[0], first_options or {}), _tower(second, shapes[1], second_options or {}))
     return {"towers": towers, "pool": nn.Identity()}

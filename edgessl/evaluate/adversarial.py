@@ -44,7 +44,7 @@ class LinearModel:
         with torch.no_grad():
             head.weight.copy_(torch.from_numpy(weight))
             head.bias.copy_(torch.from_numpy(bias))
-        return cls(encoder, head, regression.classes_)
+        return cls(encoder, head.to(_device(encoder)), regression.classes_)
 
     def logits(self, x: Tensor) -> Tensor:
         """Scores `(N, C)` of samples `(N, *shape)` in their own units, in evaluation mode."""
@@ -96,23 +96,28 @@ def adversarial_accuracy(
     """
     if list(radii) != sorted(set(radii)) or min(radii) < 0:
         raise InputError(f"radii {tuple(radii)}: give rising numbers of 0 or more")
-    std = torch.tensor(spec.std, dtype=torch.float32).reshape(-1, *[1] * (len(spec.shape) - 1))
+    device = _device(model.head)
+    std = torch.tensor(spec.std, dtype=torch.float32, device=device).reshape(-1, *[1] * (len(spec.shape) - 1))
     place = {label: i for i, label in enumerate(model.classes.tolist())}
     known = np.array([label in place for label in labels.tolist()])
     samples, labels = samples[known], labels[known]
-    targets = torch.tensor([place[label] for label in labels.tolist()])
+    targets = torch.tensor([place[label] for label in labels.tolist()], device=device)
     result: dict[str, Any] = {"radii": list(radii), "samples": len(samples), "largest": [0.0] * len(radii)}
     for name, steps in (("fgsm", 1), ("pgd", PGD_STEPS)):
         standing = np.ones(len(samples), bool)
         accuracies = []
         for r, radius in enumerate(radii):
             for i in range(0, len(samples), BATCH):
-                x, y = torch.from_numpy(samples[i : i + BATCH]), targets[i : i + BATCH]
+                x, y = torch.from_numpy(samples[i : i + BATCH]).to(device), targets[i : i + BATCH]
                 changed = attack(model, x, y, radius, steps, std, spec.kind == "image") if radius else x
                 with torch.no_grad():
-                    right = (model.logits(changed).argmax(1) == y).numpy()
+                    right = (model.logits(changed).argmax(1) == y).cpu().numpy()
                 standing[i : i + BATCH] &= right
                 result["largest"][r] = max(result["largest"][r], float(((changed - x) / std).abs().max()))
             accuracies.append(float(standing.mean()))
         result[name] = accuracies
     return result
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next((p.device for p in module.parameters()), torch.device("cpu"))

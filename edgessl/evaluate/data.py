@@ -48,8 +48,8 @@ class Split:
         return self.subset(np.linspace(0, len(self) - 1, limit).round().astype(np.int64))
 
     def digest(self) -> str:
-        """SHA-256 (hex) over `content_hash` of the samples and every label."""
-        text = content_hash(self.source).encode() + np.ascontiguousarray(self.labels, "<i8").tobytes()
+        """SHA-256 (hex) over the `content_hash` of every sample and over every label."""
+        text = content_hash(self.source, limit=len(self)).encode() + np.ascontiguousarray(self.labels, "<i8").tobytes()
         return hashlib.sha256(text).hexdigest()
 
 
@@ -124,9 +124,7 @@ def open_labelled(spec: str, options: Mapping[str, Any], test: str | None = None
         shared = load_shared(name.removeprefix("shared:"), **options)
         train_split = labelled(shared.train, name, shared.train_groups)
         test_split = labelled(shared.test, f"{name}:test", shared.test_groups)
-        return _checked(
-            LabelledData(spec, train_split, test_split, OWN, content_hash(shared.train), shared.classes)
-        )
+        return _checked(LabelledData(spec, train_split, test_split, OWN, content_hash(shared.train), shared.classes))
     source = open_source(spec, **options)
     train_split, whole = labelled(source, spec), content_hash(source)
     if test is None:

@@ -15,7 +15,7 @@ from edgessl.evaluate.collapse import diagnose
 from edgessl.evaluate.corruptions import CORRUPTIONS
 from edgessl.evaluate.embedder import TorchEmbedder, embed_source
 from edgessl.evaluate.finetune import fine_tune, supervised_settings
-from edgessl.evaluate.neighbours import class_retrieval, knn_predict
+from edgessl.evaluate.neighbours import class_retrieval, knn_predict, paired_recall, zero_shot_predict
 from edgessl.evaluate.online import OnlineProbe
 from edgessl.evaluate.robustness import corruption_accuracy, out_of_distribution
 from edgessl.evaluate.subgroups import subgroups as accuracy_by_group
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 SHOTS, FRACTIONS = (1, 5, 10), (0.01, 0.1)
+RANDOM, SUPERVISED = "random weights", "supervised"
 FEW = 1000  # test samples for what embeds them many times over, evenly spaced
 PAIRS = 4096  # samples whose two views give the alignment
 OOD_K = 10
@@ -75,13 +76,13 @@ def few_shot(run: Run) -> None:
     if len(shots) < len(SHOTS):
         run.skipped[f"few_shot {SHOTS[len(shots)]}+"] = f"the smallest class has {least} labelled samples"
     for n in shots:
-        for name in ("nearest_mean", "logistic"):
-            run.probes[f"{n}-shot {name.replace('_', ' ')}"] = {"labels_per_class": n, "draws": draws, "seed": 0}
+        for name, probe in (("mean", "nearest class mean, cosine"), ("logistic", "linear")):
+            run.probes[f"{n}-shot {name}"] = {"probe": probe, "labels_per_class": n, "draws": draws, "seed": 0}
     for row in run.rows:
         found = probes.few_shot(row.bank, train.labels, row.queries, test.labels, shots, draws)
         row.details["few_shot"] = {str(n): {k: v.to_json() for k, v in by.items()} for n, by in found.items()}
         for n, by in found.items():
-            row.figures |= {f"{n}-shot {name.replace('_', ' ')}": v.mean for name, v in by.items()}
+            row.figures |= {f"{n}-shot {name.removeprefix('nearest_')}": v.mean for name, v in by.items()}
 
 
 def label_fractions(run: Run) -> None:
@@ -118,6 +119,31 @@ def retrieval(run: Run) -> None:
     run.probes |= {name: {"gallery": "train", "metric": "cosine"} for name in ("mAP", "R@1", "R@5", "R@10")}
     for row in run.rows:
         row.figures |= class_retrieval(row.queries, test.labels, row.bank, train.labels)
+
+
+def cross_modal(run: Run) -> None:
+    """One side of a pair finds the other, and classes of one side by prototypes of the other (zero-shot)."""
+    if run.subject.projections is None:
+        run.skipped["cross_modal"] = "the encoder does not embed two sides of pairs in one space"
+        return
+    train, test = run.data.train, run.data.test
+    for way in ("1 to 2", "2 to 1"):
+        run.probes |= {f"pairs {way} R@{k}": {"gallery": "the test split's other side"} for k in (1, 5, 10)}
+        run.probes[f"pairs {way} mAP"] = {"gallery": "the test split's other side", "relevant": "of the same class"}
+        run.probes[f"zero-shot {way}"] = {"prototypes": "class means of the training split's other side"}
+    pretrained, initial = run.subject.projections
+    for row in run.rows:
+        if row.name == SUPERVISED:
+            continue  # trained on classes, it has no space in which the sides could meet
+        project = initial if row.name == RANDOM else pretrained
+        bank, queries = project(row.bank), project(row.queries)
+        for way, a, b in (("1 to 2", 0, 1), ("2 to 1", 1, 0)):
+            found = paired_recall(queries[a], queries[b])
+            row.figures |= {f"pairs {way} {name}": value for name, value in found.items()}
+            by_class = class_retrieval(queries[a], test.labels, queries[b], test.labels)
+            row.figures[f"pairs {way} mAP"] = by_class["mAP"]
+            predicted = zero_shot_predict(queries[a], bank[b], train.labels)
+            row.figures[f"zero-shot {way}"] = _share(predicted, test.labels)
 
 
 def fine_tuning(run: Run) -> None:
@@ -231,6 +257,7 @@ MEASURES: dict[str, Callable[[Run], None]] = {
     "label_fractions": label_fractions,
     "label_efficiency": label_efficiency,
     "retrieval": retrieval,
+    "cross_modal": cross_modal,
     "fine_tune": fine_tuning,
     "corruptions": corruptions,
     "out_of_distribution": other_data,

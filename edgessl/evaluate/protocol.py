@@ -31,8 +31,8 @@ class Protocol:
         train_size, test_size: samples with a label, after any limit.
         labels: training labels that full probes may use; probes that use fewer say so in their settings.
         probes: figure -> its settings, e.g. {"knn": {"k": 20, "temperature": 0.1}}.
-        epochs: passes over the data that pretraining had; None where its file does not say. Rows of reference (random weights, a supervised encoder)
-            stand under the protocol of the rows that they are a reference for.
+        epochs: passes over the data that pretraining had; None where its file does not say. Rows of reference
+            (random weights, a supervised encoder) stand under the protocol of the rows that they are a reference for.
         seeds: seeds of the pretraining runs whose figures are pooled.
         weights: which weights were evaluated: "last epoch", never the best on the test set.
         normalisation: of inputs and embeddings, in words.

@@ -23,7 +23,8 @@ def wilson(correct: int, n: int) -> tuple[float, float]:
     share, z2 = correct / n, Z95 * Z95
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # the ends are exact where all or none are right; rounding must not move them
+    return 0.0 if correct == 0 else centre - half, 1.0 if correct == n else centre + half
 
 
 def by_group(truth: Array, predicted: Array, groups: Array) -> dict[str, Any]:

@@ -17,10 +17,14 @@ from edgessl.device.specs import InputSpec
 from edgessl.encoders import Encoder, build_encoder
 from edgessl.errors import ConfigError, DataError
 from edgessl.evaluate.embedder import BundleEmbedder, Embedder, Int8Embedder, TorchEmbedder
+from edgessl.objectives.clip import TwoProjections
 from edgessl.recipe import build_step
+from edgessl.step import TrainStep
 from edgessl.views import Pipeline
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Projection = Callable[[Array], tuple[Array, Array]]
+"""Embeddings of pairs (N, D) -> both sides (N, P) in the space where the objective compares them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +41,7 @@ class Subject:
         views: the random views of pretraining; None where it had none.
         epochs, seed, weights: what the protocol says of the pretraining.
         provenance: as the file has it.
+        projections: of the pretrained and of the initial weights, where the samples are pairs; else None.
         online: state of the linear probe that learned while pretraining ran; {} where there was none.
     """
 
@@ -52,6 +57,7 @@ class Subject:
     seed: int
     weights: str
     provenance: dict[str, Any]
+    projections: tuple[Projection, Projection] | None = None
     online: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def check(self, source: Source, name: str) -> None:
@@ -80,10 +86,11 @@ def open_subject(path: Path) -> Subject:
     """
     if path.is_dir() or _is_zip(path):
         return _of_bundle(path, Bundle.open(path))
-    return _of_checkpoint(path, Checkpoint.load(path))
+    return subject_of(Checkpoint.load(path), path)
 
 
-def _of_checkpoint(path: Path, checkpoint: Checkpoint) -> Subject:
+def subject_of(checkpoint: Checkpoint, path: Path) -> Subject:
+    """The subject of a checkpoint, whose file may not be written yet."""
     recipe, step = checkpoint.recipe, checkpoint.train_step()
     encoder = step.parts.encoder.eval()
     epochs = _epochs(checkpoint.step, checkpoint.provenance, recipe.batch_size)
@@ -107,8 +114,24 @@ def _of_checkpoint(path: Path, checkpoint: Checkpoint) -> Subject:
         seed=recipe.seed,
         weights="last epoch" if complete else f"step {checkpoint.step}, before the last of {recipe.epochs} epochs",
         provenance=checkpoint.provenance,
+        projections=_projections(step, build_step(recipe, checkpoint.input)),
         online=checkpoint.probe,
     )
+
+
+def _projections(pretrained: TrainStep, initial: TrainStep) -> tuple[Projection, Projection] | None:
+    def projection(projector: TwoProjections) -> Projection:
+        @torch.no_grad()
+        def project(embeddings: Array) -> tuple[Array, Array]:
+            first, second = projector(torch.from_numpy(embeddings)).chunk(2, dim=1)
+            return first.numpy(), second.numpy()
+
+        return project
+
+    before, after = (getattr(step.parts, "projector", None) for step in (initial, pretrained))
+    if isinstance(before, TwoProjections) and isinstance(after, TwoProjections):
+        return projection(after), projection(before)
+    return None
 
 
 def _of_bundle(path: Path, bundle: Bundle) -> Subject:

@@ -19,7 +19,7 @@ from edgessl.errors import ConfigError
 from edgessl.evaluate.data import LabelledData
 from edgessl.evaluate.embedder import Embedder, TorchEmbedder, embed_source
 from edgessl.evaluate.finetune import Tuned, fine_tune, supervised_settings
-from edgessl.evaluate.measures import MEASURES
+from edgessl.evaluate.measures import MEASURES, RANDOM, SUPERVISED
 from edgessl.evaluate.protocol import Protocol, Result, table
 from edgessl.evaluate.subject import Subject
 from edgessl.machine import machine, versions
@@ -30,7 +30,6 @@ SUITES: dict[str, tuple[str, ...]] = {
     "quick": ("knn", "linear", "collapse"),
     "full": tuple(MEASURES),
 }
-RANDOM, SUPERVISED = "random weights", "supervised"
 
 
 @dataclass(frozen=True)
@@ -91,6 +90,7 @@ def evaluate(
     settings: Settings | None = None,
     *,
     outside: Source | None = None,
+    references: bool = True,
     on_progress: Progress = lambda stage, done, note: None,
 ) -> dict[str, Any]:
     """Evaluate `subject` on `data`.
@@ -99,6 +99,8 @@ def evaluate(
         subject: from `open_subject`; data: from `open_labelled`, in the subject's own shape.
         settings: what to run and how; the quick suite by default.
         outside: samples from elsewhere, of the same shape, to be told from the test split.
+        references: False leaves out random weights and the supervised encoder, where results of the same protocol that
+            have them will stand beside.
         on_progress: (stage, share done or None, note).
 
     Returns:
@@ -115,7 +117,9 @@ def evaluate(
     if outside is not None:
         subject.check(outside, "the other data")
     data = data.limited(settings.limit)
-    rows = _rows(subject, data, settings, on_progress)
+    if subject.encoder is not None:
+        subject.encoder.to(settings.device)
+    rows = _rows(subject, data, settings, references, on_progress)
     run = Run(subject, data, settings, rows, outside, on_progress)
     for name in SUITES[settings.suite]:
         on_progress(name.replace("_", " "), None, "")
@@ -138,7 +142,7 @@ def evaluate(
     }
 
 
-def _rows(subject: Subject, data: LabelledData, settings: Settings, progress: Progress) -> list[Row]:
+def _rows(subject: Subject, data: LabelledData, settings: Settings, references: bool, progress: Progress) -> list[Row]:
     """The encoders and references, with both splits embedded."""
 
     def embedded(name: str, role: str, embedder: Embedder, tuned: Tuned | None = None) -> Row:
@@ -148,7 +152,9 @@ def _rows(subject: Subject, data: LabelledData, settings: Settings, progress: Pr
 
     names = list(subject.embedders)
     rows = [embedded(name, "ours" if name == names[0] else "variant", subject.embedders[name]) for name in names]
-    initial = subject.initial()
+    if not references:
+        return rows
+    initial = subject.initial().to(settings.device)
     rows.append(embedded(RANDOM, "baseline", TorchEmbedder(initial)))
     tuned = fine_tune(
         initial,

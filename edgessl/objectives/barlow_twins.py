@@ -8,7 +8,8 @@ from typing import ClassVar
 from torch import nn
 
 from edgessl.encoders.base import Encoder
-from edgessl.objectives.base import Batch, Gather, Loss, Network, Objective, Slots, encode_pair, halves, mlp
+from edgessl.objectives.base import Batch, Gather, Loss, Network, Objective, Slots, encode_pair, halves
+from edgessl.objectives.centred_mlp import centred_mlp
 from edgessl.objectives.functional import barlow_twins_loss
 
 
@@ -29,7 +30,7 @@ class BarlowTwins(Objective):
 
     def heads(self, encoder: Encoder, norm: str) -> dict[str, nn.Module]:
         """A three-layer projector."""
-        return {"projector": mlp((encoder.embedding_dim, self.hidden, self.hidden, self.projection), norm)}
+        return {"projector": centred_mlp((encoder.embedding_dim, self.hidden, self.hidden, self.projection), norm)}
 
     def loss(self, network: Network, slots: Slots, batch: Batch, hyper: Slots, gather: Gather) -> Loss:
         """Both terms on the joined batch's projections: a correlation of part of the batch is another one."""

@@ -6,6 +6,7 @@ import itertools
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -64,7 +65,7 @@ class TokenDecoder(nn.Module):
     """MAE's decoder: visible tokens at their places, a learned token at the others, some blocks, one linear layer.
 
     Args:
-        tokens: number of places; width_in: size of the encoder's tokens; width: of the decoder's, 32 a head.
+        tokens: number of places; width_in: size of the encoder's tokens; width: of the decoder's, about 32 a head.
         depth: blocks; out: values predicted at each place.
     """
 
@@ -75,7 +76,7 @@ class TokenDecoder(nn.Module):
         self.enter = nn.Linear(width_in, width)
         self.blank = nn.Parameter(nn.init.normal_(torch.empty(width), std=0.02))
         self.position = positions(tokens, width)
-        self.blocks = nn.Sequential(*[Block(width, max(1, width // 32)) for _ in range(depth)])
+        self.blocks = nn.Sequential(*[Block(width, math.gcd(width, max(1, width // 32))) for _ in range(depth)])
         self.norm = nn.LayerNorm(width)
         self.leave = nn.Linear(width, out)
 
@@ -180,6 +181,20 @@ class VectorDecoder(nn.Module):
         """The sample."""
         sample: Tensor = self.decoder(torch.relu(self.enter(z)).reshape(-1, *self.shape_in))
         return sample
+
+
+class Table(nn.Module):
+    """Constant `rows` (K, ...) to pick from, as a buffer: a fixed entry of theta, which is where the network is."""
+
+    rows: Tensor
+
+    def __init__(self, rows: np.ndarray[Any, Any]) -> None:
+        super().__init__()
+        self.register_buffer("rows", torch.from_numpy(rows.astype(np.float32)))
+
+    def forward(self, index: Tensor) -> Tensor:
+        """Rows (N, ...) of whole numbers `index` (N,), any dtype."""
+        return self.rows[index.to(torch.int64)]
 
 
 def classifier(sizes: tuple[int, ...]) -> nn.Sequential:

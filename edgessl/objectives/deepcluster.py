@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from edgessl.encoders.base import Encoder
-from edgessl.objectives.base import Batch, Gather, Loss, Network, Objective, Slots, encode_pair, halves, mlp
+from edgessl.objectives.base import Batch, Gather, Loss, Network, Objective, Slots, encode_pair, halves
+from edgessl.objectives.centred_mlp import centred_mlp
 from edgessl.objectives.functional import centred, cross_view_entropy, minibatch_kmeans, normalize
 
 
@@ -21,8 +22,8 @@ class DeepCluster(Objective):
     device has neither the data set at hand nor epochs, and a step is a function of a bounded state, so the centroids
     move with every batch, and they are the classifier, as in DeepCluster v2 (appendix of arXiv 2006.09882): clusters
     keep their index, nothing is reset. Clusters that lose their share are seeded again from samples that fit badly,
-    where the authors split a large one. The centroids remember earlier batches, so any batch does; 2, which batch norm
-    needs.
+    where the authors split a large one. Projections are centred over the batch, where the authors whiten. The
+    centroids remember earlier batches, so 4 samples do; of 2, centring would make opposites, whatever they show.
     """
 
     hidden: int = 128
@@ -31,10 +32,11 @@ class DeepCluster(Objective):
     name: ClassVar[str] = "deepcluster"
     family: ClassVar[str] = "clustering"
     hyper: ClassVar[dict[str, float]] = {"temperature": 0.1, "centroid_decay": 0.99, "reseed": 0.1}
+    min_batch: ClassVar[int] = 4
 
     def heads(self, encoder: Encoder, norm: str) -> dict[str, nn.Module]:
         """A two-layer projector."""
-        return {"projector": mlp((encoder.embedding_dim, self.hidden, self.projection), norm)}
+        return {"projector": centred_mlp((encoder.embedding_dim, self.hidden, self.projection), norm)}
 
     def slots(self, theta: Tensor) -> Slots:
         """Random unit centroids that stand for one row each."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from edgessl.encoders import Encoder
 from edgessl.encoders.norm import ConvNorm
 from edgessl.objectives.base import Batch, Gather, Loss, Network, Objective, Slots
-from edgessl.objectives.decoders import sample_decoder
+from edgessl.objectives.decoders import Table, sample_decoder
 from edgessl.objectives.denoising import gaussian_like, gaussian_width
 from edgessl.objectives.functional.generative import diffuse, signal_levels, time_embedding
 
@@ -78,16 +78,16 @@ class Diffusion(Objective):
         return 1 + gaussian_width(shape)
 
     def heads(self, encoder: Encoder, norm: str) -> dict[str, nn.Module]:
-        """The noise predictor; ConfigError for features without a place in the sample."""
-        return {"predictor": NoisePredictor(encoder, self.name, self.decoder_width)}
+        """The noise levels and the noise predictor; ConfigError for features without a place in the sample."""
+        levels = Table(signal_levels(self.steps, self.schedule))
+        return {"levels": levels, "predictor": NoisePredictor(encoder, self.name, self.decoder_width)}
 
     def loss(self, network: Network, slots: Slots, batch: Batch, hyper: Slots, gather: Gather) -> Loss:
         """Mean squared error of the predicted noise: the paper's simple loss, all times weighed alike."""
         x = network("encoder.normalize", batch.sample)
         t = torch.floor(batch.noise[:, 0] * self.steps).clamp(max=self.steps - 1)
-        levels = torch.tensor(signal_levels(self.steps, self.schedule).tolist(), dtype=x.dtype, device=x.device)
         epsilon = gaussian_like(x, batch.noise[:, 1:])
-        noised = diffuse(x, epsilon, levels[t.to(torch.int64)])
+        noised = diffuse(x, epsilon, network("levels", t))
         features = network("encoder.run", noised, 0, -2)
         errors = (network("predictor", noised, features, t) - epsilon).square().flatten(1).mean(dim=1, keepdim=True)
         return Loss(gather(errors).mean(), network("encoder.pool", features), {})

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from edgessl.encoders.base import Encoder
-from edgessl.objectives.base import Batch, Gather, Loss, Network, Objective, Slots, mlp, moving_average
+from edgessl.objectives.base import Batch, Gather, Loss, Network, Objective, Slots, moving_average
+from edgessl.objectives.centred_mlp import centred_mlp
 from edgessl.objectives.functional import dino_loss
 from edgessl.objectives.prototypes import Prototypes, view_scores
 
@@ -18,9 +19,10 @@ from edgessl.objectives.prototypes import Prototypes, view_scores
 class DINO(Objective):
     """Slots `teacher` (moving average of theta) and `centre` `(prototypes,)` (moving average of the teacher's scores).
 
-    Centring is over time, not over the batch, so small batches do: 2, which batch norm needs. `local_views` more views
-    per sample go through the student alone; each costs a pass of the encoder. The teacher's batch norms use batch
-    statistics, as the authors' do. Their warm-up of the teacher's temperature is the caller's: it is an input.
+    The centre is over time; the bottleneck is centred over the batch too (see `functional.centred`), as batch norm in
+    the authors' heads for CNNs does: 4 samples do, and of 2 it would make opposites, whatever they show. `local_views`
+    more views per sample go through the student alone; each costs a pass of the encoder. The teacher's batch norms use
+    batch statistics, as the authors' do. Their warm-up of its temperature is the caller's: temperatures are inputs.
     """
 
     hidden: int = 128
@@ -35,6 +37,7 @@ class DINO(Objective):
         "teacher_decay": 0.99,
         "centre_decay": 0.9,
     }
+    min_batch: ClassVar[int] = 4
 
     def crops(self) -> tuple[int, int]:
         """Two global views, which the teacher sees too, and `local_views` local ones."""
@@ -43,7 +46,7 @@ class DINO(Objective):
     def heads(self, encoder: Encoder, norm: str) -> dict[str, nn.Module]:
         """A three-layer projector to a bottleneck, then prototypes."""
         return {
-            "projector": mlp((encoder.embedding_dim, self.hidden, self.hidden, self.projection), norm),
+            "projector": centred_mlp((encoder.embedding_dim, self.hidden, self.hidden, self.projection), norm),
             "prototypes": Prototypes(self.projection, self.prototypes),
         }
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,7 +18,7 @@ from edgessl.encoders import Encoder
 from edgessl.encoders.tokens import one_hot
 from edgessl.errors import ConfigError
 from edgessl.objectives.base import Batch, Gather, Loss, Network, Objective, Slots
-from edgessl.objectives.decoders import classifier
+from edgessl.objectives.decoders import Table, classifier
 from edgessl.objectives.functional.sequence import token_cross_entropy
 
 Orders = np.ndarray[Any, np.dtype[np.int64]]
@@ -62,22 +61,24 @@ class Jigsaw(Objective):
         """One number: which order."""
         return 1
 
-    def _orders(self) -> Orders:
-        return distant_orders(self.grid**2, 24 if self.grid == 2 else self.orders)
+    @property
+    def _count(self) -> int:
+        return 24 if self.grid == 2 else self.orders
 
     def heads(self, encoder: Encoder, norm: str) -> dict[str, nn.Module]:
-        """A classifier of the orders; ConfigError for samples without two axes of `grid` pixels or more."""
+        """The orders and a classifier of them; ConfigError for samples without two axes of `grid` pixels or more."""
         shape = encoder.input_shape
         if len(shape) != 3 or min(shape[1:]) < self.grid:
             raise ConfigError(f"objective 'jigsaw': expected (C, H, W) of {self.grid} pixels or more, found {shape}")
-        return {"classifier": classifier((encoder.embedding_dim, self.hidden, len(self._orders())))}
+        orders = distant_orders(self.grid**2, self._count)
+        return {"orders": Table(orders), "classifier": classifier((encoder.embedding_dim, self.hidden, self._count))}
 
     def loss(self, network: Network, slots: Slots, batch: Batch, hyper: Slots, gather: Gather) -> Loss:
         """Cross-entropy over the orders."""
         (x,) = batch.views
-        orders = torch.tensor(self._orders().tolist(), dtype=x.dtype, device=x.device)
-        labels = torch.floor(batch.noise[:, 0] * len(orders)).clamp(max=len(orders) - 1)
-        h = network("encoder", shuffle_tiles(x, one_hot(labels, len(orders)) @ orders, self.grid))
+        labels = torch.floor(batch.noise[:, 0] * self._count).clamp(max=self._count - 1)
+        order = network("orders", labels).round()  # an average over a federation may have left 2.9999998
+        h = network("encoder", shuffle_tiles(x, order, self.grid))
         errors = token_cross_entropy(network("classifier", h), labels)
         return Loss(gather(errors.unsqueeze(1)).mean(), h, {})
 
@@ -99,7 +100,6 @@ def shuffle_tiles(x: Tensor, order: Tensor, grid: int) -> Tensor:
     return torch.cat([inner, x[:, :, rows * grid :]], dim=2)
 
 
-@cache
 def distant_orders(tiles: int, count: int) -> Orders:
     """`count` orders of `tiles` tiles `(count, tiles)`, each as far from the earlier ones as possible.
 

@@ -20,13 +20,15 @@ from edgessl.objectives.base import (
     mlp,
     moving_average,
 )
-from edgessl.objectives.functional import in_batch_nce_loss
+from edgessl.objectives.centred_mlp import centred_mlp
+from edgessl.objectives.functional import centred, in_batch_nce_loss
 
 
 @dataclass(frozen=True)
 class MoCoV3(Objective):
     """Slot `teacher`: the moving average of theta; with batch norm it uses batch statistics, as the authors' does.
 
+    Queries and keys are centred over the batch, as by the batch norm that ends the authors' heads.
     No queue, so the batch holds all negatives: 4 samples give three of them, and fewer hardly a contrast. In small
     batches "moco", whose queue does not depend on the batch, or "dcl" is the better choice.
     """
@@ -42,7 +44,7 @@ class MoCoV3(Objective):
         """Projector and predictor, two layers each."""
         return {
             "projector": mlp((encoder.embedding_dim, self.hidden, self.projection), norm),
-            "predictor": mlp((self.projection, self.hidden, self.projection), norm),
+            "predictor": centred_mlp((self.projection, self.hidden, self.projection), norm),
         }
 
     def slots(self, theta: Tensor) -> Slots:
@@ -53,9 +55,11 @@ class MoCoV3(Objective):
         """InfoNCE of each view's queries and the other view's keys, summed, times `2 * temperature` (algorithm 1),
         which keeps the gradient's size when the temperature is turned."""
         h = encode_pair(network, *batch.views)
-        q_a, q_b = (gather(q) for q in halves(network("predictor", network("projector", h))))
+        q_a, q_b = (centred(gather(q)) for q in halves(network("predictor", network("projector", h))))
         teacher = network.at(slots["teacher"])
-        k_a, k_b = (gather(k) for k in halves(teacher("projector", encode_pair(teacher, *batch.views)).detach()))
+        k_a, k_b = (
+            centred(gather(k)) for k in halves(teacher("projector", encode_pair(teacher, *batch.views)).detach())
+        )
         temperature = hyper["temperature"]
         cross = in_batch_nce_loss(q_a, k_b, temperature) + in_batch_nce_loss(q_b, k_a, temperature)
         return Loss(2.0 * temperature * cross, h, {})

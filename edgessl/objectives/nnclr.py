@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from edgessl.encoders.base import Encoder
 from edgessl.objectives.base import Batch, Gather, Loss, Network, Objective, Slots, encode_pair, halves, mlp
+from edgessl.objectives.centred_mlp import centred_mlp
 from edgessl.objectives.functional import centred, in_batch_nce_loss, normalize
 from edgessl.objectives.moco import enqueue
 
@@ -18,6 +19,8 @@ from edgessl.objectives.moco import enqueue
 class NNCLR(Objective):
     """Slot `queue` `(queue_size, projection)`: unit projections of view a of earlier batches, newest first.
 
+    Projections and predictions are centred over the batch, as by the batch norm that ends the authors' heads: else all
+    samples of an untrained network have the same neighbour, and the loss never leaves the logarithm of N.
     Positives come from the queue, negatives from the batch: 4 samples give three of them, and fewer hardly a contrast.
     The queue should hold some neighbours of every kind of sample; the paper's 98304 is for a thousand classes.
     """
@@ -34,7 +37,7 @@ class NNCLR(Objective):
         """Projector and predictor, two layers each."""
         return {
             "projector": mlp((encoder.embedding_dim, self.hidden, self.projection), norm),
-            "predictor": mlp((self.projection, self.hidden, self.projection), norm),
+            "predictor": centred_mlp((self.projection, self.hidden, self.projection), norm),
         }
 
     def slots(self, theta: Tensor) -> Slots:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from edgessl.encoders.base import Encoder
-from edgessl.objectives.base import Batch, Gather, Loss, Network, Objective, Slots, mlp
+from edgessl.objectives.base import Batch, Gather, Loss, Network, Objective, Slots
+from edgessl.objectives.centred_mlp import centred_mlp
 from edgessl.objectives.functional import centred, normalize, sinkhorn, swav_loss
 from edgessl.objectives.moco import enqueue
 from edgessl.objectives.prototypes import Prototypes, view_scores
@@ -19,10 +20,11 @@ from edgessl.objectives.prototypes import Prototypes, view_scores
 class SwAV(Objective):
     """Slot `queue` `(queue_size, projection)`: unit projections of view a of earlier batches, newest first.
 
-    A batch smaller than the number of prototypes cannot use them equally; the queue joins it in the Sinkhorn step, so
-    any batch does (2, which batch norm needs) as long as batch and queue hold a few samples per prototype. The authors
-    start theirs after 15 epochs and keep one per view; ours starts with random rows, which ask for nothing but
-    balance, and serves both. `local_views` more views per sample predict only; each costs a pass of the encoder.
+    A batch smaller than the number of prototypes cannot use them equally; the queue joins it in the Sinkhorn step. Let
+    both together hold a few samples per prototype, and 4 samples do; of 2, centring (see `functional.centred`) would
+    make opposites, whatever they show. The authors start the queue after 15 epochs and keep one per view; ours starts
+    with random rows, which ask for nothing but balance, and serves both views. `local_views` more views per sample
+    predict only; each costs a pass of the encoder.
     """
 
     hidden: int = 128
@@ -33,6 +35,7 @@ class SwAV(Objective):
     name: ClassVar[str] = "swav"
     family: ClassVar[str] = "clustering"
     hyper: ClassVar[dict[str, float]] = {"temperature": 0.1, "sinkhorn_epsilon": 0.05}
+    min_batch: ClassVar[int] = 4
 
     def crops(self) -> tuple[int, int]:
         """Two global views, which give codes, and `local_views` local ones."""
@@ -41,7 +44,7 @@ class SwAV(Objective):
     def heads(self, encoder: Encoder, norm: str) -> dict[str, nn.Module]:
         """A two-layer projector, then prototypes."""
         return {
-            "projector": mlp((encoder.embedding_dim, self.hidden, self.projection), norm),
+            "projector": centred_mlp((encoder.embedding_dim, self.hidden, self.projection), norm),
             "prototypes": Prototypes(self.projection, self.prototypes),
         }
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from edgessl.encoders.base import Encoder
-from edgessl.objectives.base import Batch, Gather, Loss, Network, Objective, Slots, mlp, moving_average
+from edgessl.objectives.base import Batch, Gather, Loss, Network, Objective, Slots, moving_average
+from edgessl.objectives.centred_mlp import centred_mlp
 from edgessl.objectives.functional import centred, tico_loss
 
 
@@ -17,8 +18,10 @@ from edgessl.objectives.functional import centred, tico_loss
 class TiCo(Objective):
     """Slots `teacher` (moving average of theta) and `covariance` `(projection, projection)`, a moving second moment.
 
-    The moment remembers earlier batches as a queue would, so any batch does; 2, which batch norm needs. One-sided, as
-    in MoCo: the network sees view a, the teacher (with batch statistics, where it has batch norms) view b.
+    Projections are centred over the batch, where the authors' heads have batch norm: with layer norm alone it
+    collapses. The moment remembers earlier batches as a queue would, so 4 samples do; of 2, centring would make
+    opposites, whatever they show. One-sided, as in MoCo: the network sees view a, the teacher (with batch statistics,
+    where it has batch norms) view b.
     """
 
     hidden: int = 128
@@ -26,10 +29,11 @@ class TiCo(Objective):
     name: ClassVar[str] = "tico"
     family: ClassVar[str] = "redundancy"
     hyper: ClassVar[dict[str, float]] = {"contrast": 8.0, "covariance_decay": 0.9, "teacher_decay": 0.99}
+    min_batch: ClassVar[int] = 4
 
     def heads(self, encoder: Encoder, norm: str) -> dict[str, nn.Module]:
         """A two-layer projector."""
-        return {"projector": mlp((encoder.embedding_dim, self.hidden, self.projection), norm)}
+        return {"projector": centred_mlp((encoder.embedding_dim, self.hidden, self.projection), norm)}
 
     def slots(self, theta: Tensor) -> Slots:
         """A copy of the network, and no directions yet."""

@@ -13,10 +13,22 @@ from edgessl.errors import InputError, MissingDependencyError
 from edgessl.report.html import TEMPLATES, flat, missing, render
 
 SECTIONS = {
-    "Nearest neighbours and probes": ("knn", "linear", "linear, online", "fine-tuned"),
-    "Few labels": ("shot", "labels"),
+    "Nearest neighbours and probes": ("knn", "linear", "fine-tuned"),
+    "Few labels": ("1-shot", "5-shot", "10-shot", "1%", "10%", "area"),
     "Retrieval": ("mAP", "R@"),
+    "Two modalities": ("pairs", "zero-shot"),
     "Robustness": ("corrupted", "OOD", "PGD"),
+}
+CAPTIONS = {
+    "Nearest neighbours and probes": "Accuracy on the test split, percent",
+    "Few labels": "Accuracy with few labels, percent, mean over seeded draws; the area is that of the curve below",
+    "Retrieval": "Test samples retrieve training samples of their class; percent",
+    "Two modalities": "One side finds its other in the test split; classes by the other side's prototypes; percent",
+    "Robustness": "Accuracy under corruptions and PGD, AUROC of out-of-distribution scores (50 is chance); percent",
+}
+NOTES = {
+    "Few labels": "A linear probe on more and more labels. The supervised encoder saw every label before.",
+    "Robustness": "Mean over corruptions by severity; below, accuracy under PGD by its radius.",
 }
 COLLAPSE = {
     "rankme": "RankMe",
@@ -60,6 +72,8 @@ def _context(data: Mapping[str, Any]) -> dict[str, Any]:
 
     return {
         "sections": sections,
+        "captions": CAPTIONS,
+        "notes": NOTES,
         "collapse": COLLAPSE,
         "spectra": plot("collapse", plots.spectra),
         "plots": {
@@ -67,8 +81,7 @@ def _context(data: Mapping[str, Any]) -> dict[str, Any]:
             "Robustness": plot("corruptions", plots.severities) + plot("adversarial", plots.attacks),
         },
         "groups": [
-            (name, table, plots.groups(name, table))
-            for name, table in rows[0]["details"].get("subgroups", {}).items()
+            (name, table, plots.groups(name, table)) for name, table in rows[0]["details"].get("subgroups", {}).items()
         ],
         "protocol": list(flat({key: value for key, value in data["protocol"].items() if key != "probes"})),
         "probes": [(name, list(flat(settings))) for name, settings in probes.items()],
@@ -77,9 +90,8 @@ def _context(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _chosen(probes: Sequence[str], marks: Sequence[str]) -> list[str]:
-    """The probes of a section: by name, or by a part of one."""
-    partial = [mark for mark in marks if mark in ("shot", "labels", "R@", "OOD")]
-    return [p for p in probes if p in marks or any(mark in p for mark in partial)]
+    """The probes whose name begins with one of `marks`."""
+    return [p for p in probes if p.startswith(tuple(marks))]
 
 
 def _finite(value: Any) -> Any:

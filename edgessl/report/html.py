@@ -158,6 +158,7 @@ def duration(seconds: float) -> str:
 
 
 def missing(package: str, error: ImportError) -> str:
+    """What to say where a package that the report needs cannot be imported."""
     return (
         f"{package} is needed for the HTML report and cannot be imported ({error}); run: pip install 'edgessl[train]'"
     )

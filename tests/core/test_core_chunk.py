@@ -18,7 +18,8 @@ from edgessl.views import default_views
 
 SPEC = InputSpec("image", (1, 16, 16), (0.4,), (0.3,), "intensity 0..1")
 BATCH = 9
-IMAGE_OBJECTIVES = [name for name, found in OBJECTIVES.items() if "image" in found.kinds]
+NOT_HERE = ("seed", "colorization")  # need a teacher's checkpoint, and colours
+IMAGE_OBJECTIVES = [name for name, found in OBJECTIVES.items() if "image" in found.kinds and name not in NOT_HERE]
 
 
 def make(objective: str, encoder: str = "vit") -> TrainStep:
@@ -48,10 +49,7 @@ def test_the_gradient_is_that_of_the_whole_batch(encoder: str, chunk: int) -> No
 
 @pytest.mark.parametrize("objective", IMAGE_OBJECTIVES)
 def test_for_every_objective(objective: str) -> None:
-    try:
-        step = make(objective)
-    except ConfigError:
-        step = make(objective, "ds_cnn_s")
+    step = make(objective, "vit" if objective in ("mae", "beit", "data2vec", "simmim") else "ds_cnn_s")
     given = inputs(step, torch.float32)
     whole, chunked = step.gradient(*given), step.gradient(*given, chunk=4)
     assert (chunked.direction - whole.direction).norm() < 1e-5 * whole.direction.norm()
@@ -74,10 +72,10 @@ def test_with_bfloat16_networks() -> None:
     assert (chunked.direction - exact.direction).norm() < 1.5 * rounding
 
 
-def test_the_encoder_never_sees_more_rows_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_encoder_never_sees_more_rows_than_a_chunk() -> None:
     step = make("byol")  # student and teacher
     rows: list[int] = []
-    step.parts.get_submodule("encoder").register_forward_hook(lambda module, args, out: rows.append(len(out)))
+    step.parts.get_submodule("encoder").register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
     step.gradient(*inputs(step, torch.float32), chunk=4)
     assert max(rows) == 4
     assert sum(rows) == 3 * 2 * BATCH  # two views for student and teacher, and the student again going back
@@ -115,8 +113,9 @@ spec = InputSpec("image", (3, 32, 32), (0.5,) * 3, (0.25,) * 3, "i")
 step = build_step(parse_recipe({"encoder": {"name": "resnet8"}}), spec)
 state, hyper = step.initial_state(), hyper_tensors(step.hyper)
 x, noise = torch.rand(batch, *spec.shape), torch.rand(step.noise_shape(batch))
-before = peak_rss_mb()
 autocast = torch.bfloat16 if precision == "bfloat16" else None
+step.gradient(state, x[:2], noise[:2], hyper, autocast=autocast, chunk=1)  # what torch imports on the way, 60 MB
+before = peak_rss_mb()
 step.gradient(state, x, noise, hyper, autocast=autocast, chunk=chunk)
 print(peak_rss_mb() - before)
 """
@@ -134,4 +133,4 @@ def peak_mb(batch: int, chunk: int, precision: str) -> float:
 def test_256_samples_fit_where_32_fit(precision: str) -> None:
     small, large, chunked = (peak_mb(*case, precision) for case in ((32, 0), (256, 0), (256, 32)))
     assert large > 3 * small  # what there is to save
-    assert chunked < small + 60  # beside the pictures themselves and their views
+    assert chunked < small + 10  # the batch itself, 3 MB, its views and their embeddings

@@ -37,10 +37,42 @@ for name in sys.argv[2:]:
 dist.destroy_process_group()
 """
 
+JOIN = """
+import torch, torch.distributed as dist
+from edgessl.distributed import Processes
+Processes.from_environment(torch.device("cpu"))
+"""
+
 
 Runs = dict[
     str, dict[str, Checkpoint]
 ]  # objective -> "0", "1": what each process returned; "shared": the file; "alone"
+
+
+def together(programs: list[str], *arguments: str) -> list[str]:
+    """Run one program per process as `torchrun` would; what each said."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    count = str(len(programs))
+    common = {"WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, *arguments],
+            env={**os.environ, **common, "RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, program in enumerate(programs)
+    ]
+    try:
+        said = [worker.communicate(timeout=120) for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+    assert [worker.returncode for worker in workers] == [0] * len(workers), "\n".join(err for _, err in said)
+    return [out.strip() for out, _ in said]
 
 
 @pytest.fixture(scope="module")
@@ -48,25 +80,7 @@ def runs(digits: Source, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """Three steps of each objective, by two processes that share the batch and by one alone."""
     folder = tmp_path_factory.mktemp("distributed")
     np.save(folder / "samples.npy", digits.take(np.arange(96)))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(folder), *OBJECTIVES],
-            env={**os.environ, **common, "RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        for rank in range(2)
-    ]
-    try:
-        said = [worker.communicate(timeout=120)[0].decode() for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-    assert [worker.returncode for worker in workers] == [0, 0], "\n".join(said)
+    together([WORKER] * 2, str(folder), *OBJECTIVES)
     source = array_source(np.load(folder / "samples.npy"), kind="image", layout="channels_first")
     found: Runs = {}
     for name in OBJECTIVES:
@@ -91,6 +105,30 @@ def test_two_processes_equal_one(runs: Runs, name: str) -> None:
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_process_returns_the_same_history(runs: Runs, name: str) -> None:
     np.testing.assert_array_equal(runs[name]["0"].history, runs[name]["1"].history)
+
+
+def test_the_watched_figures_are_the_joined_batchs(runs: Runs) -> None:
+    # alignment pairs rows across views: it is wrong unless the processes' rows are put view by view
+    for name in ("simclr", "byol"):
+        found, alone = runs[name]["0"].rows()[-1], runs[name]["alone"].rows()[-1]
+        for figure in ("alignment", "uniformity", "rankme"):
+            assert found[figure] == pytest.approx(alone[figure], rel=1e-3), (name, figure)
+
+
+def test_rows_are_put_view_by_view() -> None:
+    # two processes with two samples each: process, view, sample -> view, process, sample
+    gathered = torch.tensor([[rank, view, n] for rank in range(2) for view in range(3) for n in range(2)])
+    expected = torch.tensor([[rank, view, n] for view in range(3) for rank in range(2) for n in range(2)])
+    assert torch.equal(Processes(0, 2).by_view(gathered, 4), expected)
+    assert Processes().by_view(gathered, 4) is gathered
+
+
+def test_the_first_process_can_stop_both() -> None:
+    def stop(rank: int) -> str:
+        return f"dist.barrier(); found = Processes({rank}, 2); print(found.any(False), found.any({rank} == 1))"
+
+    said = together([f"{JOIN}\n{stop(rank)}" for rank in range(2)])
+    assert said == ["False True", "False True"]
 
 
 def test_a_batch_must_divide() -> None:

@@ -109,7 +109,10 @@ def test_kinds() -> None:
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_kinds_of_the_encoders(name: str) -> None:
-    encoder = build_encoder(name, (3, 64) if name == "cnn1d" else (1, 16, 16))
+    shapes = {"signal": (3, 64), "image": (1, 16, 16), "tokens": (1, 16), "pair": (96,)}
+    options = {"pair": {"first_shape": [2, 32], "second_shape": [1, 32]}, "tokens": {"vocabulary": 9}}
+    kind = ENCODERS[name].kinds[0]
+    encoder = build_encoder(name, shapes[kind], **options.get(kind, {}))
     kinds = {e.name: e.kind for e in ParameterLayout.of(encoder).entries}
     assert {n for n, kind in kinds.items() if kind == "fixed"} == {"normalize.mean", "normalize.std"}
     assert {n for n, kind in kinds.items() if kind == "weight"} == {

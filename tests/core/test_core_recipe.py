@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from edgessl.device.specs import InputSpec
 from edgessl.encoders import ENCODERS
 from edgessl.errors import ConfigError
-from edgessl.recipe import Recipe, build_step, load_recipe, parse_recipe
+from edgessl.recipe import DEFAULT_ENCODERS, Recipe, advice, build_step, load_recipe, parse_recipe
 from edgessl.views import default_views
 
 TOML = """
@@ -149,3 +149,53 @@ def test_every_encoder_builds_and_steps(name: str) -> None:
     after, metrics = step(step.initial_state(), batch, noise, hyper)
     assert torch.isfinite(after["theta"]).all()
     assert float(metrics["grad_norm"]) > 0
+
+
+SIGNAL = InputSpec("signal", (3, 32), (0.0,) * 3, (1.0,) * 3, "g")
+
+
+def test_the_default_encoder_is_that_of_the_kind(spec: InputSpec) -> None:
+    recipe = parse_recipe({"encoder": {"name": "auto", "options": {"norm": "batch"}}})
+    assert recipe.for_kind("image").encoder.model_dump() == {"name": "ds_cnn_s", "options": {"norm": "batch"}}
+    assert recipe.for_kind("signal").encoder.name == "cnn1d"
+    named = parse_recipe({"encoder": {"name": "vit"}})
+    assert named.for_kind("signal") is named
+    assert build_step(parse_recipe({}), SIGNAL).parts.encoder.input_shape == (3, 32)
+    assert all(kind in ENCODERS[name].kinds for kind, name in DEFAULT_ENCODERS.items())
+    with pytest.raises(ConfigError, match="no default encoder for 'smell'; name one of ds_cnn_s"):
+        recipe.for_kind("smell")
+
+
+def test_a_batch_below_the_objectives_least_is_refused_with_advice(spec: InputSpec) -> None:
+    recipe = parse_recipe({"objective": {"name": "barlow_twins"}, "batch_size": 4})
+    with pytest.raises(ConfigError, match="batch_size 4: barlow_twins needs 8 samples or more") as refused:
+        build_step(recipe, spec)
+    said = str(refused.value)
+    assert "`chunk`" in said
+    assert "moco" in said.rpartition("with 4 samples these do")[2]
+    assert "barlow_twins" not in said.rpartition("with 4 samples these do")[2]
+    assert build_step(recipe.model_copy(update={"batch_size": 8}), spec).objective.min_batch == 8
+
+
+def test_a_kind_of_input_that_the_objective_does_not_take_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"objective rotation takes image.*, not signal; for signal: simclr"):
+        build_step(parse_recipe({"objective": {"name": "rotation"}}), SIGNAL)
+
+
+@pytest.mark.parametrize(
+    ("norm", "batch_size", "processes", "warned"),
+    [("batch", 31, 1, True), ("batch", 32, 1, False), ("batch", 32, 2, True), ("group", 2, 1, False)],
+)
+def test_batch_norm_with_few_samples_is_advised_against(
+    norm: str, batch_size: int, processes: int, warned: bool
+) -> None:
+    recipe = parse_recipe({"encoder": {"name": "resnet8", "options": {"norm": norm}}, "batch_size": batch_size})
+    found = advice(recipe, processes)
+    assert bool(found) is warned
+    assert all("use the norm 'group'" in text for text in found)
+
+
+@pytest.mark.parametrize("chunk", [0, -1, 1.5, "many"])
+def test_a_chunk_is_a_number_of_rows(chunk: Any) -> None:
+    with pytest.raises(ConfigError, match="chunk"):
+        parse_recipe({"chunk": chunk})

@@ -206,3 +206,31 @@ def test_input_spec_roundtrip_and_checks():
         InputSpec("signal", (3, 1, 128), (0.0,) * 3, (1.0,) * 3, "g")
     with pytest.raises(BundleError, match=r"recipe\.input\.kind: expected a string"):
         InputSpec.from_json(spec.to_json() | {"kind": 3}, "recipe.input")
+
+
+def test_input_spec_of_tokens_and_pairs():
+    tokens = InputSpec("tokens", (1, 64), (0.0,), (1.0,), "ids of 65 symbols", 65)
+    assert InputSpec.from_json(tokens.to_json()) == tokens
+    assert tokens.to_json()["vocabulary"] == 65
+    pair = InputSpec("pair", (5000,), (0.5,) * 5000, (2.0,) * 5000, "g | V")
+    assert InputSpec.from_json(pair.to_json()) == pair
+    assert "vocabulary" not in pair.to_json()
+    for arguments, message in (
+        (("tokens", (2, 64), (0.0,) * 2, (1.0,) * 2, "u", 65), r"tokens take \(1, L\)"),
+        (("tokens", (1, 64), (0.5,), (1.0,), "u", 65), "ids are not normalised"),
+        (("tokens", (1, 64), (0.0,), (1.0,), "u"), "vocabulary 0: expected 2 to 16777216"),
+        (("pair", (2,), (0.0,) * 2, (1.0,) * 2, "u", 65), "only tokens have one, this is pair"),
+        (("pair", (2, 2), (0.0,) * 2, (1.0,) * 2, "u"), "pair takes 1 dimensions"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            InputSpec(*arguments)
+    for changed, message in (
+        ({"vocabulary": 1.5}, r"input\.vocabulary: expected an integer"),
+        ({"kind": "signal"}, "unknown key 'vocabulary'"),
+    ):
+        with pytest.raises(BundleError, match=message):
+            InputSpec.from_json(tokens.to_json() | changed)
+    without = tokens.to_json()
+    del without["vocabulary"]
+    with pytest.raises(BundleError, match="'vocabulary' is missing"):
+        InputSpec.from_json(without)

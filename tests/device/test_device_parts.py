@@ -5,11 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgessl.device import step_noise
+from edgessl.device import InputSpec, step_noise
 from edgessl.device.guard import Guard, Verdict
 from edgessl.device.heads import PER_LABEL, FewLabelHead
 from edgessl.device.hyper import HyperParameters
 from edgessl.device.novelty import NeighbourNovelty
+from edgessl.device.samples import as_batch
 from edgessl.errors import BudgetError, ConfigError, InputError, StateMismatchError
 
 GOOD = {"loss": 1.0, "grad_norm": 1.0, "embedding_std": 1.0, "effective_rank": 8.0}
@@ -142,3 +143,12 @@ def test_noise_is_pinned():
     assert not np.array_equal(a, step_noise(6, 17, (4, 3)))
     with pytest.raises(InputError, match="-1"):
         step_noise(-1, 0, (1, 1))
+
+
+def test_samples_of_tokens_are_ids_of_the_vocabulary():
+    spec = InputSpec("tokens", (1, 3), (0.0,), (1.0,), "ids of 5 symbols", 5)
+    ids = np.array([[[0, 4, 2]]], np.float32)
+    assert as_batch(ids, spec) is ids
+    for wrong in (5, -1, 0.5):
+        with pytest.raises(InputError, match=rf"whole numbers from 0 to 4, found {wrong}"):
+            as_batch(np.array([[0, wrong, 2]], np.float32), spec)

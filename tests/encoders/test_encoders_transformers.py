@@ -122,7 +122,7 @@ def test_towers_are_initialised_like_encoders_of_their_own() -> None:
     towers: Any = build_encoder("pair", (176,), **PHONE_AND_SOUND).stages[0]
     for path, weight in towers.named_parameters():
         if path.endswith("conv.weight"):
-            assert float(weight.std()) == pytest.approx((2 / weight[0].numel()) ** 0.5, rel=0.3), path
+            assert float(weight.detach().std()) == pytest.approx((2 / weight[0].numel()) ** 0.5, rel=0.3), path
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_towers_are_initialised_like_encoders_of_their_own() -> None:
         ("word_vectors", (1, 8), {"width": 0}, "word_vectors width: expected an integer of at least 1, found 0"),
         ("pair", (64,), {}, r"option first_shape is the shape of its samples, such as \[6, 128\]; found \(\)"),
         ("pair", (64,), {"first_shape": [1, 32], "second_shape": [0]}, r"option second_shape .* found \[0\]"),
-        ("pair", (64,), {"first_shape": [1, 32], "second_shape": [1, 33]}, r"hold 32 \+ 33 values; a sample has 64"),
+        ("pair", (64,), {"first_shape": [1, 32], "second_shape": [1, 33]}, r"have 32 \+ 33 values; a sample has 64"),
         ("pair", (64,), {"first": "cnn", "first_shape": [1, 32], "second_shape": [1, 32]}, "unknown encoder 'cnn'"),
         (
             "pair",

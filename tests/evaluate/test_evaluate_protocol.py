@@ -90,7 +90,7 @@ def test_a_figure_needs_a_probe_and_one_value_per_seed() -> None:
 def test_narrowing_makes_two_suites_comparable() -> None:
     quick = replace(PROTOCOL, probes={"knn": {"k": 20, "temperature": 0.1}})
     full = result("simclr", knn=0.9, linear=0.95)
-    with pytest.raises(InputError, match="probes.linear.C: 1, 'absent'"):
+    with pytest.raises(InputError, match=r"probes\.linear\.C: 1, 'absent'"):
         table([full, result("byol", quick, knn=0.8)])
     found = table([full.only("knn"), result("byol", quick, knn=0.8)])
     assert found.columns == ("knn",)

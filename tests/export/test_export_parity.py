@@ -281,11 +281,28 @@ def test_relative_error() -> None:
     assert np.isnan(relative_error(a * np.nan, a))
 
 
+def test_random_tokens_are_ids_of_the_vocabulary() -> None:
+    spec = InputSpec("tokens", (1, 24), (0.0,), (1.0,), "u", 9)
+    x = random_fields(spec, 200, 0)
+    assert (x.shape, x.dtype) == ((200, 1, 24), np.float32)
+    assert sorted(np.unique(x)) == list(range(9))  # every id, and nothing else
+    np.testing.assert_array_equal(x, random_fields(spec, 200, 0))
+    assert not np.array_equal(x, random_fields(spec, 200, 1))
+    assert np.bincount(x.astype(int).ravel()).min() > 0.02 * x.size
+
+
 @pytest.mark.parametrize(
-    ("kind", "shape"), [("image", (3, 16, 16)), ("signal", (2, 40)), ("spectrogram", (1, 20, 12)), ("image", (1, 2, 3))]
+    ("kind", "shape"),
+    [
+        ("image", (3, 16, 16)),
+        ("signal", (2, 40)),
+        ("spectrogram", (1, 20, 12)),
+        ("image", (1, 2, 3)),
+        ("pair", (60,)),
+    ],
 )
 def test_random_fields_look_like_the_input(kind: str, shape: tuple[int, ...]) -> None:
-    mean, std = tuple(0.3 + 0.1 * i for i in range(shape[0])), (0.25,) * shape[0]
+    mean, std = tuple(0.3 + 0.1 * (i % 4) for i in range(shape[0])), (0.25,) * shape[0]
     spec = InputSpec(kind, shape, mean, std, "u")
     x = random_fields(spec, 400, 0)
     assert (x.shape, x.dtype) == ((400, *shape), np.float32)

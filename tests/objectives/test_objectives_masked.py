@@ -14,11 +14,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from objective_trial import Trial
-from torch import Tensor
+from torch import Tensor, nn
 
+from edgessl.data import load_shared
 from edgessl.device.specs import InputSpec
 from edgessl.encoders import Encoder, build_encoder
-from edgessl.errors import ConfigError, InputError
+from edgessl.errors import ConfigError, DataError, InputError
 from edgessl.objectives import build_objective
 from edgessl.objectives.beit import RandomQuantizer
 from edgessl.objectives.functional import masked_reconstruction_loss, patchify, unpatchify
@@ -321,6 +322,28 @@ def test_brightness_does_not_choose_the_code() -> None:
     textured = textured / textured.norm(dim=1, keepdim=True)
     ratio = (flat @ quantizer.projection).norm() / (textured @ quantizer.projection).norm(dim=1).mean()
     assert 0.5 / 8 < ratio < 2 / 8  # an eighth, the root of 1 / 64, up to chance
+
+
+def test_codes_of_real_patches_are_many() -> None:
+    try:
+        source = load_shared("cifar100_sub").train
+    except DataError as error:
+        pytest.skip(str(error))
+    x = torch.from_numpy(source.take(np.arange(0, len(source), len(source) // 1500)))
+    x = (x - x.mean((0, 2, 3), keepdim=True)) / x.std((0, 2, 3), keepdim=True)
+    patches = patchify(x, (4, 4))
+    torch.manual_seed(0)
+    plain = nn.init.xavier_uniform_(torch.empty(48, 16))
+    torch.manual_seed(0)
+    ours = RandomQuantizer(48, 16, 256)
+
+    def perplexity(projection: Tensor) -> float:
+        codes = torch.argmax(patches @ projection @ ours.codebook.T, dim=-1)
+        share = torch.bincount(codes.flatten(), minlength=256) / codes.numel()
+        return float(torch.exp(-torch.xlogy(share, share).sum()))
+
+    assert perplexity(plain) == pytest.approx(23, abs=3)
+    assert perplexity(ours.projection) == pytest.approx(77, abs=5)
 
 
 def test_the_quantizer_never_moves() -> None:

@@ -179,6 +179,11 @@ class TestDefaults:
         with pytest.raises(ConfigError, match="image, signal, spectrogram"):
             default_views("video", (3, 8, 8))
 
+    def test_tokens_and_pairs_have_no_views(self):
+        for kind, shape in (("tokens", (1, 64)), ("pair", (300,))):
+            assert default_views(kind, shape) == Pipeline((), shape)
+            assert MultiViews(default_views(kind, shape), (0, 0))(torch.rand(2, *shape), torch.rand(2, 0)) == ()
+
     @pytest.mark.parametrize(("kind", "shape"), [("image", (8, 8)), ("signal", (1, 8, 8)), ("spectrogram", (8,))])
     def test_wrong_shape(self, kind, shape):
         with pytest.raises(InputError, match=kind):

@@ -10,7 +10,7 @@ from edgessl.objectives.functional.distillation import dino_loss, koleo_loss, ne
 from edgessl.objectives.functional.generative import diffuse, gaussian_kl, signal_levels
 from edgessl.objectives.functional.masked import masked_reconstruction_loss, patchify, unpatchify
 from edgessl.objectives.functional.redundancy import barlow_twins_loss, tico_loss, vicreg_loss
-from edgessl.objectives.functional.rows import centred, normalize, require_rows
+from edgessl.objectives.functional.rows import centred, normalize, require_rows, standardized
 from edgessl.objectives.functional.sequence import (
     bits_per_character,
     clip_loss,
@@ -48,6 +48,7 @@ __all__ = [
     "signal_levels",
     "similarity_distillation_loss",
     "sinkhorn",
+    "standardized",
     "swav_loss",
     "tico_loss",
     "token_cross_entropy",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,6 @@ def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
     return 0.5 * (mean.square() + torch.exp(log_variance) - 1 - log_variance).sum(dim=1)
 
 
-@cache
 def signal_levels(steps: int, schedule: str) -> Levels:
     """The share of variance that is still signal after 1 ... `steps` noising steps, `alpha_bar` `(steps,)`.
 

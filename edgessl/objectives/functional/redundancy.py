@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgessl.objectives.functional.rows import normalize, require_rows
+from edgessl.objectives.functional.rows import normalize, require_rows, standardized
 
 
 def vicreg_loss(
@@ -60,7 +60,7 @@ def barlow_twins_loss(z_a: Tensor, z_b: Tensor, redundancy: float | Tensor = 5e-
         InputError: N < 2; a sample alone has no correlation.
     """
     require_rows(z_a, 2, "barlow_twins_loss")
-    z_a, z_b = _standardize(z_a, eps), _standardize(z_b, eps)
+    z_a, z_b = standardized(z_a, eps), standardized(z_b, eps)
     correlation = z_a.T @ z_b / z_a.shape[0]
     diagonal = (z_a * z_b).mean(dim=0)
     off_diagonal = correlation.square().sum() - diagonal.square().sum()
@@ -92,11 +92,6 @@ def tico_loss(
     moment = decay * covariance + (1 - decay) * (z_a.T @ z_a / z_a.shape[0])
     spread = ((z_a @ moment) * z_a).sum(dim=1).mean()
     return 1.0 - (z_a * z_b).sum(dim=1).mean() + contrast * spread, moment.detach()
-
-
-def _standardize(z: Tensor, eps: float) -> Tensor:
-    centred = z - z.mean(dim=0)
-    return centred / torch.sqrt(centred.square().mean(dim=0) + eps)
 
 
 def _variance_and_covariance(z: Tensor, eps: float) -> tuple[Tensor, Tensor]:

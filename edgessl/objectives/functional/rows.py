@@ -23,6 +23,17 @@ def centred(z: Tensor) -> Tensor:
     return z - z.mean(dim=0)
 
 
+def standardized(z: Tensor, eps: float = 1e-5) -> Tensor:
+    """Columns of `z` `(N, D)` at mean 0 and biased variance 1: batch norm without gain, offset or running statistics.
+
+    Args:
+        z: embeddings, N >= 2.
+        eps: added to the variance.
+    """
+    z = centred(z)
+    return z / torch.sqrt(z.square().mean(dim=0) + eps)
+
+
 def require_rows(z: Tensor, least: int, loss: str) -> None:
     """Refuse fewer than `least` rows of `z` `(N, D)`, which would give `loss` a number without meaning.
 

@@ -1,0 +1,428 @@
+"""Spike-for-spike comparison with Lava: random networks of every family, and one network that a user asks about.
+
+report = verify(network, inputs)              # simulators against Lava, this network
+result = run_conformance(100, 1000, path)     # resumable; each network's counts are kept as it ends
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgessl.errors import ConfigError, FormatError
+from neuromorphic.compiled import CompiledSimulator
+from neuromorphic.lava.client import LavaRecord, run_lava
+from neuromorphic.lava.environment import Environment, find_environment
+from neuromorphic.network import (
+    LIF,
+    Connection,
+    ErrorUnit,
+    Graded,
+    Input,
+    IntegerNetwork,
+    Population,
+    TernaryLIF,
+    choose_sign,
+    quantize_weights,
+)
+from neuromorphic.rules import GRADED_MODES, LearningRule
+from neuromorphic.simulator import Record, Simulator
+
+ENGINES: dict[str, Callable[..., Simulator | CompiledSimulator]] = {"numpy": Simulator, "compiled": CompiledSimulator}
+TWO_FACTOR = (
+    "2^-4*x0*y1 - 2^-4*y0*x1",
+    "2^-2*x0*y1*y2 - 2^-3*y0*x1",
+    "2^-1*y0*x1*y2 - 2^-3*x0*y1 - 2^-5*u0*w",
+    "3*2^-4*y0*(x1-5) - 2^-6*x0*w*y3",
+    "-2^-2*u2*x2*y1 + 2^-3*x0*y1 - 2^-4*y0*sgn(w)",
+    "2^-5*x0*(w-3)*(y1+2) - 2^-2*y0*x0*x2",
+)
+TAGGED = (("2^-3*u1*t", "2^-2*x0*y1 - 2^-3*u1*t"), ("2^-5*u0*t*y2 - 2^-6*u0*w", "2^-3*y0*x1 - 2^-4*x0*(t+4)"))
+THREE_FACTOR = ("2^-7*x0*y1 - 2^-7*x0*y2", "2^-2*u0*x1*y1 - 2^-2*u0*x1*y2", "2^-4*x0*y1 - 2^-4*y0*x1*y2 + 2^-3*x0*x2")
+
+
+@dataclass
+class Comparison:
+    """What was compared with Lava and how much of it differs.
+
+    Attributes:
+        compared: "spikes", "u", "v", "weights", "tags" -> numbers compared.
+        mismatches: the same -> numbers that differ; all 0 is the claim.
+        where: "spikes.hidden" -> mismatches, of the parts that differ.
+        spikes: nonzero spikes of all populations: a silent network proves nothing.
+        weight_changes: weights that differ from the initial ones at the end, all plastic connections.
+        lava_steps_per_second: with everything recorded.
+        versions: of the worker.
+    """
+
+    compared: dict[str, int]
+    mismatches: dict[str, int]
+    where: dict[str, int]
+    spikes: int
+    weight_changes: int
+    lava_steps_per_second: float
+    versions: dict[str, str]
+
+    @property
+    def total_mismatches(self) -> int:
+        """Over all kinds."""
+        return sum(self.mismatches.values())
+
+
+def compare(network: IntegerNetwork, record: Record, lava: LavaRecord, tags: Mapping[str, np.ndarray]) -> Comparison:
+    """Count differing numbers; `tags` are the simulator's final tags, (batch, n_post, n_pre) by connection."""
+    compared, mismatches, where = {}, {}, {}
+    plastic = record.weight_history or record.weights
+    pairs: dict[str, tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]] = {
+        "spikes": (record.spikes, lava.spikes),
+        "u": (record.u, lava.u),
+        "v": (record.v, lava.v),
+        "weights": (plastic, lava.weight_history if record.weight_history else lava.weights),
+        "tags": (tags, {name: history[:, -1] for name, history in lava.tag_history.items()}),
+    }
+    for kind, (ours, theirs) in pairs.items():
+        if set(ours) != set(theirs):
+            raise ConfigError(f"{kind} recorded of {sorted(ours)}, by Lava of {sorted(theirs)}; record the same")
+        compared[kind], mismatches[kind] = sum(array.size for array in ours.values()), 0
+        for name, array in ours.items():
+            if bad := int(np.count_nonzero(array != theirs[name])):
+                where[f"{kind}.{name}"] = bad
+                mismatches[kind] += bad
+    fired = sum(int(np.count_nonzero(array)) for array in record.spikes.values())
+    changed = sum(int(np.count_nonzero(w != network.connection(name).weights)) for name, w in record.weights.items())
+    return Comparison(compared, mismatches, where, fired, changed, lava.steps_per_second, lava.versions)
+
+
+def simulate(
+    network: IntegerNetwork, inputs: Mapping[str, np.ndarray], engine: str
+) -> tuple[Record, dict[str, np.ndarray]]:
+    """A record of everything, and the final tags."""
+    batch = len(next(iter(inputs.values())))
+    simulator = ENGINES[engine](network, batch)
+    record = simulator.run(inputs, u=True, v=True, weight_history=True)
+    state = simulator.state()
+    tagged = [c.name for c in network.connections if c.rule is not None and c.rule.dt]
+    return record, {name: state[f"{name}.tags"].transpose(0, 2, 1) for name in tagged}
+
+
+def verify(
+    network: IntegerNetwork,
+    inputs: Mapping[str, np.ndarray],
+    *,
+    engines: tuple[str, ...] = ("numpy", "compiled"),
+    timeout_s: float = 300.0,
+    environment: Environment | None = None,
+) -> dict[str, Comparison]:
+    """Run in Lava and in the simulators, from step 0; compare every recorded number.
+
+    Args:
+        network: what to run.
+        inputs: name -> (batch, steps, n).
+        engines: simulators to compare.
+        timeout_s: for Lava, each lane.
+        environment: where Lava is; otherwise what `edgessl neuro setup` made.
+
+    Returns:
+        engine -> comparison.
+    """
+    lava = run_lava(network, inputs, timeout_s=timeout_s, environment=environment)
+    return {engine: compare(network, *_swap(simulate(network, inputs, engine), lava)) for engine in engines}
+
+
+def _swap(
+    simulated: tuple[Record, dict[str, np.ndarray]], lava: LavaRecord
+) -> tuple[Record, LavaRecord, dict[str, np.ndarray]]:
+    return simulated[0], lava, simulated[1]
+
+
+def random_network(family: str, seed: int) -> IntegerNetwork:
+    """A small network of a family, its every parameter drawn; the corner values 0 and 4095 of decays come often.
+
+    Raises:
+        ConfigError: no such family.
+    """
+    if family not in FAMILIES:
+        raise ConfigError(f"unknown family {family!r}; choose one of {', '.join(FAMILIES)}")
+    return FAMILIES[family](_Draw(seed))
+
+
+def random_inputs(network: IntegerNetwork, steps: int, seed: int) -> dict[str, np.ndarray]:
+    """One lane of spikes for every input, (1, steps, n), at a drawn rate."""
+    rng = np.random.default_rng((seed, 7))
+    inputs = {}
+    for spec in network.inputs:
+        fires = rng.random((1, steps, spec.size)) < rng.uniform(0.05, 0.4)
+        low = -spec.limit if spec.payload_bits else 0
+        values = rng.integers(low, spec.limit + 1, fires.shape) if spec.payload_bits else np.ones(fires.shape, np.int64)
+        inputs[spec.name] = (fires * values).astype(np.int32 if spec.limit > 127 else np.int8)
+    return inputs
+
+
+class _Draw:
+    """Random parts."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+
+    def int(self, low: int, high: int) -> int:
+        return int(self.rng.integers(low, high + 1))
+
+    def chance(self, probability: float) -> bool:
+        return bool(self.rng.random() < probability)
+
+    def decay(self) -> int:
+        return int(self.rng.choice([0, 4095, self.int(0, 4095), self.int(50, 1500), self.int(50, 1500)]))
+
+    def weights(self, n_post: int, n_pre: int, bits: int) -> tuple[np.ndarray, str]:
+        low, high = [(-300, 300), (-300, 300), (0, 300), (-300, 0), (-128, 160)][self.int(0, 4)]
+        raw = self.rng.integers(low, high + 1, (n_post, n_pre))
+        sign = choose_sign(raw)
+        return quantize_weights(raw, bits, sign), sign
+
+    def lif(self, name: str, size: int, **given: Any) -> LIF:
+        if self.chance(0.2) and not given:
+            given = {"reset_interval": self.int(5, 60), "reset_offset": self.int(0, 60)}
+        bias: int | np.ndarray = self.int(-500, 500)
+        bias_exp: int | np.ndarray = 0
+        if self.chance(0.5):
+            bias, bias_exp = self.rng.integers(-4096, 4096, size), self.rng.integers(0, 4, size)
+        vth = self.int(0, 300) if self.chance(0.2) else self.int(300, 6000)
+        return LIF(name, size, self.decay(), self.decay(), vth, bias, bias_exp, **given)
+
+    def ternary(self, name: str, size: int) -> TernaryLIF:
+        bias = self.rng.integers(-800, 800, size)
+        vth, low = self.int(100, 4000), -self.int(100, 4000)
+        return TernaryLIF(name, size, self.decay(), self.decay(), vth, bias, 1, vth_lo=low)
+
+    def synapse(self, name: str, pre: str, post: str, n_post: int, n_pre: int, **given: Any) -> Connection:
+        bits = given.pop("bits", self.int(1, 8))
+        given.setdefault("exponent", self.int(-4, 3))
+        weights, sign = self.weights(n_post, n_pre, bits)
+        return Connection(name, pre, post, weights, bits=bits, sign=sign, **given)
+
+    def rule(self, dw: str, dt: str = "", **given: Any) -> LearningRule:
+        values: dict[str, Any] = {}
+        for trace in ("x1", "x2") if given.get("three_factor") else ("x1", "x2", "y1", "y2", "y3"):
+            values[f"{trace}_impulse"] = float(np.round(self.rng.uniform(0, 60), 2))
+            values[f"{trace}_tau"] = 0.0 if self.chance(0.1) else float(np.round(self.rng.uniform(1, 25), 2))
+        epoch = 1 if self.chance(0.5) else self.int(2, 8)
+        return LearningRule(dw, dt, t_epoch=epoch, seed=self.int(0, 10_000), **values, **given)
+
+
+def _feed_forward(d: _Draw) -> IntegerNetwork:
+    sizes = [d.int(3, 40) for _ in range(d.int(2, 4))]
+    names = [f"layer{k}" for k in range(1, len(sizes))]
+    populations = [d.lif(name, size) for name, size in zip(names, sizes[1:], strict=True)]
+    sources = ["input", *names]
+    connections = [d.synapse(f"c{k}", sources[k], names[k], sizes[k + 1], sizes[k]) for k in range(len(names))]
+    return IntegerNetwork([Input("input", sizes[0])], populations, connections)
+
+
+def _recurrent(d: _Draw) -> IntegerNetwork:
+    n_in, a, b = d.int(3, 30), d.int(3, 30), d.int(3, 20)
+    connections = [
+        d.synapse("in_a", "input", "a", a, n_in, exponent=d.int(-1, 7)),
+        d.synapse("a_a", "a", "a", a, a),
+        d.synapse("a_b", "a", "b", b, a),
+        d.synapse("b_a", "b", "a", a, b, exponent=d.int(-1, 7)),
+        d.synapse("in_b", "other", "b", b, n_in),
+    ]
+    return IntegerNetwork([Input("input", n_in), Input("other", n_in)], [d.lif("a", a), d.lif("b", b)], connections)
+
+
+def _delayed(d: _Draw) -> IntegerNetwork:
+    n_in, a, b = d.int(3, 25), d.int(3, 25), d.int(3, 20)
+    longest = 63 if d.chance(0.2) else d.int(1, 12)
+    ternary = d.chance(0.4)
+    connections = [
+        d.synapse("in_a", "input", "a", a, n_in, delays=d.rng.integers(0, longest + 1, (a, n_in))),
+        d.synapse("a_b", "a", "b", b, a, delays=d.int(1, longest), payload_bits=int(ternary)),
+        d.synapse("b_a", "b", "a", a, b, delays=d.rng.integers(0, longest + 1, (a, b))),
+    ]
+    first: Population = d.ternary("a", a) if ternary else d.lif("a", a)
+    return IntegerNetwork([Input("input", n_in)], [first, d.lif("b", b)], connections)
+
+
+def _ternary(d: _Draw) -> IntegerNetwork:
+    n_in, a, b = d.int(3, 30), d.int(3, 30), d.int(3, 20)
+    connections = [
+        d.synapse("in_a", "input", "a", a, n_in, payload_bits=1),
+        d.synapse("a_b", "a", "b", b, a, payload_bits=d.int(0, 1)),
+        d.synapse("b_b", "b", "b", b, b, payload_bits=1),
+    ]
+    return IntegerNetwork([Input("input", n_in, 1)], [d.ternary("a", a), d.ternary("b", b)], connections)
+
+
+def _graded(d: _Draw) -> IntegerNetwork:
+    n_in, a, b = d.int(3, 25), d.int(3, 25), d.int(3, 20)
+    graded = Graded("a", a, d.int(0, 2000), d.chance(0.5))
+    connections = [
+        d.synapse("in_a", "input", "a", a, n_in, payload_bits=8, exponent=d.int(-6, 0)),
+        d.synapse("a_b", "a", "b", b, a, payload_bits=24, exponent=d.int(-8, -4)),
+        d.synapse("in_b", "input", "b", b, n_in, payload_bits=8, exponent=d.int(-6, -2), delays=d.int(0, 3)),
+    ]
+    last: Population = d.lif("b", b) if d.chance(0.5) else d.ternary("b", b)
+    return IntegerNetwork([Input("input", n_in, d.int(1, 8))], [graded, last], connections)
+
+
+def _plastic(
+    d: _Draw, name: str, pre: str, post: str, n_post: int, n_pre: int, rule: LearningRule, **given: Any
+) -> Connection:
+    bits = 9 if d.chance(0.2) else d.int(5, 8)
+    sign = "mixed" if d.chance(0.7) else str(d.rng.choice(["excitatory", "inhibitory"]))
+    bits = bits if sign == "mixed" else min(bits, 8)
+    raw = d.rng.integers(-140, 160, (n_post, n_pre))
+    weights = quantize_weights(raw if sign == "mixed" else abs(raw) * (1 if sign == "excitatory" else -1), bits, sign)
+    return Connection(name, pre, post, weights, d.int(-1, 2), bits, sign, rule=rule, **given)
+
+
+def _learning(d: _Draw) -> IntegerNetwork:
+    n_in, a, b = d.int(3, 16), d.int(3, 12), d.int(3, 10)
+    rule = d.rule(*TAGGED[d.int(0, 1)]) if d.chance(0.3) else d.rule(TWO_FACTOR[d.int(0, len(TWO_FACTOR) - 1)])
+    first = LIF("a", a, d.int(50, 2000), d.int(50, 1500), d.int(200, 1500), d.rng.integers(0, 200, a), 4)
+    connections = [_plastic(d, "in_a", "input", "a", a, n_in, rule), d.synapse("a_b", "a", "b", b, a)]
+    if d.chance(0.5):
+        again = d.rule(TWO_FACTOR[d.int(0, len(TWO_FACTOR) - 1)])
+        connections.append(_plastic(d, "a_a", "a", "a", a, a, again))
+    return IntegerNetwork([Input("input", n_in)], [first, d.lif("b", b)], connections)
+
+
+def _three_factor(d: _Draw) -> IntegerNetwork:
+    n_in, a = d.int(3, 16), d.int(3, 12)
+    text = THREE_FACTOR[d.int(0, len(THREE_FACTOR) - 1)]
+    if d.chance(0.5):  # predictive coding: an error unit drives its own synapses and reports on
+        target = quantize_weights(np.eye(a) * 200)
+        hidden = d.int(3, 10)
+        connections = [
+            _plastic(d, "predict", "hidden", "error", a, hidden, d.rule(text, three_factor=True)),
+            Connection("aim", "target", "error", target, port="target"),
+            d.synapse("drive", "input", "hidden", hidden, n_in),
+            d.synapse("back", "error", "hidden", hidden, a, payload_bits=8, exponent=d.int(-7, -3)),
+        ]
+        populations: list[Population] = [d.lif("hidden", hidden), ErrorUnit("error", a, d.int(0, 2000), d.int(0, 6))]
+        return IntegerNetwork([Input("input", n_in), Input("target", a)], populations, connections)
+    graded = GRADED_MODES[d.int(0, 3)]
+    rule = d.rule(text, three_factor=True, graded=graded)
+    # payloads of binary inputs are 0 or 1; larger ones come from a positive graded population
+    modulators = {"y0": "post", "y1": "reward", "y2": "reward"}
+    connections = [
+        d.synapse("in_g", "input", "sender", n_in, n_in, exponent=-2),
+        _plastic(d, "learn", "sender", "post", a, n_in, rule, payload_bits=8, modulators=modulators),
+    ]
+    post = LIF("post", a, d.int(50, 2000), d.int(50, 1500), d.int(500, 60_000), 100, 4)
+    return IntegerNetwork(
+        [Input("input", n_in), Input("reward", a)], [Graded("sender", n_in, d.int(0, 50), True), post], connections
+    )
+
+
+FAMILIES: dict[str, Callable[[_Draw], IntegerNetwork]] = {
+    "feed-forward": _feed_forward,
+    "recurrent": _recurrent,
+    "delayed": _delayed,
+    "ternary": _ternary,
+    "graded": _graded,
+    "learning": _learning,
+    "three-factor": _three_factor,
+}
+
+
+@dataclass
+class Conformance:
+    """The kept result; `rows` has one per network: family, seed, steps and its comparison's counts."""
+
+    steps: int
+    machine: str
+    versions: dict[str, str] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def summary(self) -> dict[str, Any]:
+        """Totals, for the top of the file."""
+        families = {name: sum(row["family"] == name for row in self.rows) for name in FAMILIES}
+        keys = ("spikes", "u", "v", "weights", "tags")
+        return {
+            "networks": len(self.rows),
+            "families": families,
+            "steps": sum(row["steps"] for row in self.rows),
+            "compared": {key: sum(row["compared"][key] for row in self.rows) for key in keys},
+            "mismatches": {
+                key: sum(row["mismatches"][engine][key] for row in self.rows for engine in row["mismatches"])
+                for key in keys
+            },
+            "nonzero_spikes": sum(row["nonzero_spikes"] for row in self.rows),
+            "weights_changed": sum(row["weights_changed"] for row in self.rows),
+        }
+
+
+def run_conformance(
+    networks: int,
+    steps: int,
+    path: Path,
+    *,
+    progress: Callable[[str], None] = lambda line: None,
+    timeout_s: float = 600.0,
+) -> dict[str, Any]:
+    """Compare `networks` random networks over `steps` steps; families take turns, network k has seed k.
+
+    Each network is kept in the JSON file `path` as it ends; what is there already is not run again.
+
+    Returns:
+        The file's content: "summary" and "rows" first of all.
+
+    Raises:
+        FormatError: `path` holds something else, or another number of steps.
+        LavaUnavailableError: no worker environment.
+    """
+    environment = find_environment()
+    kept = Conformance(steps, f"{platform.machine()}, {platform.system()}", environment.versions)
+    if path.exists():
+        try:
+            data = json.loads(path.read_text())
+            kept.rows = data["rows"]
+            same = data["steps"] == steps
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise FormatError(f"{path}: not a conformance file ({error}); give another path") from error
+        if not same:
+            raise FormatError(f"{path}: has {data['steps']} steps per network, asked for {steps}; give another path")
+    done = {row["seed"] for row in kept.rows}
+    names = list(FAMILIES)
+    for seed in range(networks):
+        family = names[seed % len(names)]
+        if seed in done:
+            continue
+        started = time.monotonic()
+        network = random_network(family, seed)
+        compared = verify(network, random_inputs(network, steps, seed), timeout_s=timeout_s, environment=environment)
+        one = compared["numpy"]
+        kept.rows.append(
+            {
+                "family": family,
+                "seed": seed,
+                "steps": steps,
+                "neurons": sum(p.size for p in network.populations),
+                "compared": one.compared,
+                "mismatches": {engine: comparison.mismatches for engine, comparison in compared.items()},
+                "nonzero_spikes": one.spikes,
+                "weights_changed": one.weight_changes,
+            }
+        )
+        bad = sum(comparison.total_mismatches for comparison in compared.values())
+        progress(f"{family} {seed}: {bad} mismatches, {one.spikes} spikes, {time.monotonic() - started:.1f} s")
+        _write(path, kept)
+    return _write(path, kept)
+
+
+def _write(path: Path, kept: Conformance) -> dict[str, Any]:
+    command = f"edgessl neuro verify --networks {len(kept.rows)} --steps {kept.steps} --out {path}"
+    result = {"summary": kept.summary(), "command": command, **asdict(kept)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(result, indent=1) + "\n")
+    part.replace(path)
+    return result

@@ -1,0 +1,474 @@
+"""The integer simulator in numpy: a batch of independent lanes, bit-equal with Lava 0.10.0's fixed-point models.
+
+    record = Simulator(network, batch=32).run({"pixels": spikes})   # spikes: (32, T, 784)
+    record.spikes["hidden"]                                         # (32, T, 256)
+
+Inside a step every connection hands over what it buffered, populations fire, and connections read the spikes just
+fired: a spike needs one step per connection. Sources mirrored: lava/proc/{lif,dense,graded}/models.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edgessl.errors import BudgetError, ConfigError, InputError, StateMismatchError
+from neuromorphic.learning import Plasticity
+from neuromorphic.network import LIF, REGISTER, Connection, ErrorUnit, Graded, IntegerNetwork, Population, TernaryLIF
+
+Choice = bool | Sequence[str]
+
+
+@dataclass
+class Counts:
+    """Exact numbers of operations, per lane: name -> (batch,) int64.
+
+    Attributes:
+        steps: time steps of the run.
+        spikes: nonzero spikes of every input and population.
+        synaptic_operations: per connection, spikes times their nonzero synapses (plastic ones: all synapses).
+        driven_updates: per population, neuron updates with input from a synapse; the others were idle.
+        idle_updates: per population, neuron updates without.
+        rule_evaluations: per plastic connection, synapses for which the learning rule was computed.
+        weight_changes: per plastic connection, weights that became another number.
+    """
+
+    steps: int
+    spikes: dict[str, np.ndarray]
+    synaptic_operations: dict[str, np.ndarray]
+    driven_updates: dict[str, np.ndarray]
+    idle_updates: dict[str, np.ndarray]
+    rule_evaluations: dict[str, np.ndarray]
+    weight_changes: dict[str, np.ndarray]
+
+
+@dataclass
+class Record:
+    """What a run left.
+
+    Attributes:
+        spikes: population -> (batch, steps, n), int8 or, where graded, int32; of an error unit y1 - y2.
+        u: population -> (batch, steps, n) int32 currents after each step; of an error unit p.
+        v: population -> (batch, steps, n) int32 voltages after reset; of an error unit t.
+        weights: plastic connection -> (batch, n_post, n_pre) int16 after the run.
+        weight_history: plastic connection -> (batch, steps, n_post, n_pre) int16 after each step, where asked for.
+        counts: operations of this run.
+    """
+
+    spikes: dict[str, np.ndarray]
+    u: dict[str, np.ndarray]
+    v: dict[str, np.ndarray]
+    weights: dict[str, np.ndarray]
+    counts: Counts
+    weight_history: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def spike_dtype(population: Population) -> type:
+    """int8 where spikes fit, else int32."""
+    return np.int8 if population.spike_limit <= 127 else np.int32
+
+
+def choose(network: IntegerNetwork, choice: Choice, what: str) -> list[str]:
+    """Names of the populations to record: all, none, or those named.
+
+    Raises:
+        ConfigError: a name is not a population.
+    """
+    names = [p.name for p in network.populations]
+    if isinstance(choice, bool):
+        return names if choice else []
+    if unknown := sorted(set(choice) - set(names)):
+        raise ConfigError(f"cannot record {what} of {unknown[0]!r}; populations are {', '.join(names)}")
+    return [name for name in names if name in choice]
+
+
+def decay(register: np.ndarray, by: int) -> np.ndarray:
+    """x (4096 - by) / 4096, rounded toward zero, int32."""
+    product = register.astype(np.int64) * (4096 - by)
+    return (np.sign(product) * (np.abs(product) >> 12)).astype(np.int32)
+
+
+def shift(total: np.ndarray, exponent: int) -> np.ndarray:
+    """Total << exponent or >> -exponent (floor), kept to 32 bits."""
+    return (total << exponent if exponent > 0 else total >> -exponent).astype(np.int32)
+
+
+class Simulator:
+    """Runs a network in numpy; call `run` as often as you like, it goes on where it was.
+
+    Args:
+        network: what to run.
+        batch: lanes, each a copy of the network with its own state; plastic connections have weights per lane.
+        max_bytes: refuse a state or a record larger than this.
+
+    Raises:
+        BudgetError: the state does not fit into max_bytes.
+    """
+
+    def __init__(self, network: IntegerNetwork, batch: int = 1, max_bytes: int = 1 << 30) -> None:
+        if batch < 1:
+            raise ConfigError(f"batch must be at least 1, found {batch}")
+        self.network, self.batch, self.max_bytes = network, batch, max_bytes
+        check_budget(state_bytes(network, batch), max_bytes, "the state", "use a smaller batch or raise max_bytes")
+        self._synapses = {c.name: _Synapses(c, network, batch) for c in network.connections}
+        self._neurons = {p.name: _neurons(p, batch) for p in network.populations}
+        self._modulators = {c.name: network.modulators(c) for c in network.connections}
+        self.time = 0
+
+    def run(
+        self,
+        inputs: Mapping[str, np.ndarray],
+        *,
+        spikes: Choice = True,
+        u: Choice = False,
+        v: Choice = False,
+        weight_history: bool = False,
+    ) -> Record:
+        """Advance by the inputs' number of steps.
+
+        Args:
+            inputs: name -> (batch, steps, n) integers, or booleans.
+            spikes: populations whose spikes to keep: True (all), False or names; `u` and `v` likewise.
+            u: see `spikes`.
+            v: see `spikes`.
+            weight_history: keep every plastic weight after every step (small networks only).
+
+        Raises:
+            InputError: an input does not fit; nothing has advanced.
+            BudgetError: the record would not fit into max_bytes; nothing has advanced.
+        """
+        given = self.network.check_inputs(inputs)
+        batch, steps = next(iter(given.values())).shape[:2]
+        if batch != self.batch:
+            raise InputError(f"inputs have {batch} lanes, this simulator {self.batch}; build it with batch={batch}")
+        record, _ = empty_record(self.network, batch, steps, self.max_bytes, spikes, u, v, weight_history)
+        plastic = {name: s.plasticity for name, s in self._synapses.items() if s.plasticity is not None}
+        for plasticity in plastic.values():
+            plasticity.evaluated[...] = plasticity.changed[...] = 0
+        for t in range(steps):
+            self._step({name: array[:, t] for name, array in given.items()}, record, t)
+        for name, plasticity in plastic.items():
+            record.weights[name] = plasticity.weights.transpose(0, 2, 1).astype(np.int16)
+            record.counts.rule_evaluations[name] = plasticity.evaluated.copy()
+            record.counts.weight_changes[name] = plasticity.changed.copy()
+        return record
+
+    def _step(self, fired: dict[str, np.ndarray], record: Record, t: int) -> None:
+        self.time += 1
+        counts = record.counts
+        arriving: dict[tuple[str, str], np.ndarray] = {}
+        for c in self.network.connections:
+            key, handed = (c.post, c.port), self._synapses[c.name].hand_over()
+            arriving[key] = arriving[key] + handed if key in arriving else handed
+        silent: dict[int, np.ndarray] = {}
+        for p in self.network.populations:
+            zero = silent.setdefault(p.size, np.zeros((self.batch, p.size), np.int32))
+            a, target = arriving.get((p.name, "a"), zero), arriving.get((p.name, "target"), zero)
+            neurons = self._neurons[p.name]
+            fired[p.name] = neurons.step(a, target, self.time)
+            driven = np.count_nonzero((a != 0) | (target != 0), axis=1)
+            counts.driven_updates[p.name] += driven
+            counts.idle_updates[p.name] += p.size - driven
+            if p.name in record.spikes:
+                record.spikes[p.name][:, t] = fired[p.name]
+            if p.name in record.u:
+                record.u[p.name][:, t] = neurons.u
+            if p.name in record.v:
+                record.v[p.name][:, t] = neurons.v
+        for name, array in fired.items():
+            counts.spikes[name] += np.count_nonzero(array, axis=1)
+        for c in self.network.connections:
+            synapses = self._synapses[c.name]
+            counts.synaptic_operations[c.name] += synapses.take(fired[c.pre])
+            if synapses.plasticity is not None:
+                pre = fired[c.pre] if c.payload_bits else fired[c.pre] != 0
+                modulators = self._modulators[c.name]
+                gate, outside = fired[c.post], None
+                if c.rule is not None and c.rule.three_factor:
+                    sent = {trace: self._modulator(source, fired) for trace, source in modulators.items()}
+                    none = np.zeros((self.batch, len(c.weights)), np.int64)
+                    gate = sent.get("y0", none)
+                    outside = np.stack([sent.get(trace, none) for trace in ("y1", "y2", "y3")])
+                synapses.plasticity.step(self.time, pre, gate, outside)
+                if c.name in record.weight_history:
+                    record.weight_history[c.name][:, t] = synapses.plasticity.weights.transpose(0, 2, 1)
+
+    def _modulator(self, source: str, fired: dict[str, np.ndarray]) -> np.ndarray:
+        name, _, port = source.partition(".")
+        spikes = fired[name].astype(np.int64)
+        if not port:
+            return spikes
+        return {"y0": self._neurons[name].gate, "y1": np.maximum(spikes, 0), "y2": np.maximum(-spikes, 0)}.get(
+            port, np.zeros_like(spikes)
+        )
+
+    def weights(self, connection: str) -> np.ndarray:
+        """(batch, n_post, n_pre) int16, as they are now; of a static connection (1, n_post, n_pre)."""
+        plasticity = self._synapses[connection].plasticity
+        if plasticity is None:
+            return self.network.connection(connection).weights[None]
+        return plasticity.weights.transpose(0, 2, 1).astype(np.int16)
+
+    def reset(self, keep_weights: bool = False) -> None:
+        """Back to step 0: membranes, buffers, traces, random streams, and learned weights unless they are kept."""
+        self.time = 0
+        for neurons in self._neurons.values():
+            neurons.reset()
+        for synapses in self._synapses.values():
+            synapses.buffer[...] = 0
+            if synapses.plasticity is not None:
+                synapses.plasticity.reset(keep_weights)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """A copy of everything that changes, as named arrays; `restore` takes it back, of either simulator."""
+        arrays: dict[str, np.ndarray] = {"time": np.asarray(self.time)}
+        for name, neurons in self._neurons.items():
+            arrays |= {f"{name}.u": neurons.u.copy(), f"{name}.v": neurons.v.copy()}
+        for name, synapses in self._synapses.items():
+            arrays[f"{name}.buffer"] = synapses.buffer.copy()
+            if synapses.plasticity is not None:
+                arrays |= {f"{name}.{key}": value for key, value in synapses.plasticity.state().items()}
+        return arrays
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go back to a state of the same network and batch.
+
+        Raises:
+            StateMismatchError: names or shapes differ; nothing was changed.
+        """
+        check_state(self.state(), state)
+        self.time = int(state["time"])
+        for name, neurons in self._neurons.items():
+            neurons.u[...], neurons.v[...] = state[f"{name}.u"], state[f"{name}.v"]
+        for name, synapses in self._synapses.items():
+            synapses.buffer[...] = state[f"{name}.buffer"]
+            if synapses.plasticity is not None:
+                keys = synapses.plasticity.state()
+                synapses.plasticity.restore({key: state[f"{name}.{key}"] for key in keys})
+
+
+class _Synapses:
+    """One connection: its buffer is (1 + max_delay, batch, n_post); row 0 is handed over next."""
+
+    def __init__(self, c: Connection, network: IntegerNetwork, batch: int) -> None:
+        self.c = c
+        self.buffer = np.zeros((c.max_delay + 1, batch, len(c.weights)), np.int32)
+        self.plasticity = None if c.rule is None else Plasticity(c, batch)
+        self.fan_out = (
+            np.count_nonzero(c.weights, axis=0) if c.rule is None else np.full(c.weights.shape[1], len(c.weights))
+        )
+        limit = 1
+        if c.payload_bits:
+            limit = (
+                next((i.limit for i in network.inputs if i.name == c.pre), 0) or network.population(c.pre).spike_limit
+            )
+        largest = int(np.abs(c.weights).sum(1, dtype=np.int64).max()) * limit
+        # a matrix product of integers is exact in floats that hold the largest sum, and far faster than in integers
+        self._dtype = np.float32 if largest < 1 << 24 else np.float64 if largest < 1 << 53 else np.int64
+        self._matrices: list[tuple[int, np.ndarray]] = []
+        if c.rule is None:
+            for delay in [0] if c.delays is None else np.unique(c.delays):
+                part = c.weights if c.delays is None else np.where(c.delays == delay, c.weights, 0)
+                self._matrices.append((int(delay), np.ascontiguousarray(part.T, self._dtype)))
+
+    def hand_over(self) -> np.ndarray:
+        """(batch, n_post) int32 for this step; the buffer moves on."""
+        out = self.buffer[0].copy()
+        self.buffer[:-1] = self.buffer[1:]
+        self.buffer[-1] = 0
+        return out
+
+    def take(self, fired: np.ndarray) -> np.ndarray:
+        """Read the spikes just fired, (batch, n_pre); returns synaptic operations per lane."""
+        c, active = self.c, fired != 0
+        spikes = fired if c.payload_bits else active
+        if self.plasticity is not None:
+            for lane in range(len(fired)):
+                rows = np.flatnonzero(active[lane])
+                columns = self.plasticity.weights[lane, rows]
+                total = (
+                    columns.sum(0, dtype=np.int64)
+                    if not c.payload_bits
+                    else spikes[lane, rows].astype(np.int64) @ columns
+                )
+                self.buffer[0, lane] = shift(self._keep(total), c.exponent)
+        else:
+            for delay, matrix in self._matrices:
+                if len(fired) == 1:
+                    rows = np.flatnonzero(active[0])
+                    picked = matrix[rows]
+                    total = (picked.sum(0) if not c.payload_bits else spikes[0, rows].astype(self._dtype) @ picked)[
+                        None
+                    ]
+                else:
+                    total = spikes.astype(self._dtype) @ matrix
+                self.buffer[delay] += shift(self._keep(total.astype(np.int64)), c.exponent)
+        operations: np.ndarray = active @ self.fan_out
+        return operations
+
+    def _keep(self, total: np.ndarray) -> np.ndarray:
+        # Lava sums payloads in 32 bits (with delays: in 64), before the shift
+        return total.astype(np.int32) if self.c.payload_bits and self.c.delays is None else total
+
+
+class _LIFNeurons:
+    def __init__(self, p: LIF, batch: int) -> None:
+        self.p = p
+        self.u, self.v = np.zeros((batch, p.size), np.int32), np.zeros((batch, p.size), np.int32)
+        self._bias = p.bias_current
+        self._low = p.vth_lo << 6 if isinstance(p, TernaryLIF) else None
+        self.gate = np.zeros((batch, p.size), np.int64)
+
+    def step(self, a: np.ndarray, target: np.ndarray, time: int) -> np.ndarray:
+        p = self.p
+        if p.reset_interval and time % p.reset_interval == p.reset_offset % p.reset_interval:
+            self.u[...] = self.v[...] = 0
+        raw = decay(self.u, p.du + 1) + (a << 6)  # int32, as wide as Lava's
+        wrapped = np.where(raw > REGISTER, raw - 2 * REGISTER, raw)
+        self.u[...] = np.where(wrapped <= -REGISTER, raw + 2 * REGISTER, wrapped)  # u wraps one turn, v saturates
+        self.v[...] = np.clip(decay(self.v, p.dv) + self.u + self._bias, -REGISTER + 1, REGISTER - 1)
+        spikes = (self.v > p.vth << 6).astype(np.int8)
+        if self._low is not None:
+            spikes -= self.v < self._low
+        self.v[spikes != 0] = 0
+        return spikes
+
+    def reset(self) -> None:
+        self.u[...] = self.v[...] = 0
+
+
+class _GradedNeurons:
+    def __init__(self, p: Graded, batch: int) -> None:
+        self.p = p
+        self.u, self.v = np.zeros((batch, 0), np.int32), np.zeros((batch, 0), np.int32)
+        self.gate = np.zeros((batch, p.size), np.int64)
+
+    def step(self, a: np.ndarray, target: np.ndarray, time: int) -> np.ndarray:
+        return a * (a > self.p.vth if self.p.relu else np.abs(a) > self.p.vth)
+
+    def reset(self) -> None:
+        pass
+
+
+class _ErrorNeurons:
+    def __init__(self, p: ErrorUnit, batch: int) -> None:
+        self.p = p
+        self.u, self.v = np.zeros((batch, p.size), np.int32), np.zeros((batch, p.size), np.int32)
+        self.gate = np.zeros((batch, p.size), np.int64)
+
+    def step(self, a: np.ndarray, target: np.ndarray, time: int) -> np.ndarray:
+        self.u[...] = decay(self.u, self.p.decay) + a
+        self.v[...] = decay(self.v, self.p.decay) + target
+        error = (self.v - self.u) >> self.p.shift
+        self.gate[...] = error != 0
+        return np.clip(error, -127, 127).astype(np.int8)
+
+    def reset(self) -> None:
+        self.u[...] = self.v[...] = 0
+
+
+def _neurons(p: Population, batch: int) -> _LIFNeurons | _GradedNeurons | _ErrorNeurons:
+    if isinstance(p, LIF):
+        return _LIFNeurons(p, batch)
+    if isinstance(p, Graded):
+        return _GradedNeurons(p, batch)
+    assert isinstance(p, ErrorUnit)
+    return _ErrorNeurons(p, batch)
+
+
+def state_bytes(network: IntegerNetwork, batch: int) -> int:
+    """What a simulator of this network holds: per-lane state and the weights."""
+    neurons = sum(p.size for p in network.populations) * 8
+    lanes = sum(
+        len(c.weights) * 4 * (c.max_delay + 1) + (c.weights.size * 4 if c.rule else 0) for c in network.connections
+    )
+    fixed = sum(c.weights.size * 4 for c in network.connections)
+    return batch * (neurons + lanes) + fixed
+
+
+def check_budget(needed: int, allowed: int, what: str, advice: str) -> None:
+    """Refuse what does not fit.
+
+    Raises:
+        BudgetError: says how much is needed, how much is allowed and what to do.
+    """
+    if needed > allowed:
+        raise BudgetError(f"{what} needs {needed / 2**20:.1f} MiB, allowed are {allowed / 2**20:.1f} MiB; {advice}")
+
+
+@dataclass
+class RecordArrays:
+    """The arrays behind a record: populations side by side on the last axis, `offsets` where each begins."""
+
+    small: np.ndarray
+    graded: np.ndarray
+    u: np.ndarray
+    v: np.ndarray
+    offsets: dict[str, dict[str, int]]
+
+
+def empty_record(
+    network: IntegerNetwork, batch: int, steps: int, max_bytes: int, spikes: Choice, u: Choice, v: Choice, weights: bool
+) -> tuple[Record, RecordArrays]:
+    """A record of zeros of the chosen size, and the arrays its views lie in.
+
+    Raises:
+        BudgetError: it would not fit.
+    """
+    parts = {p.name: p for p in network.populations}
+    fired = choose(network, spikes, "spikes")
+    chosen = {
+        "small": [n for n in fired if spike_dtype(parts[n]) is np.int8],
+        "graded": [n for n in fired if spike_dtype(parts[n]) is np.int32],
+        "u": [n for n in choose(network, u, "u") if not isinstance(parts[n], Graded)],  # a graded one has no u and v
+        "v": [n for n in choose(network, v, "v") if not isinstance(parts[n], Graded)],
+    }
+    plastic = [c for c in network.connections if c.rule is not None]
+    width = {what: sum(parts[n].size for n in names) for what, names in chosen.items()}
+    needed = batch * steps * (width["small"] + 4 * (width["graded"] + width["u"] + width["v"]))
+    needed += batch * steps * 2 * sum(c.weights.size for c in plastic) * weights
+    check_budget(
+        needed, max_bytes, "the record", "record fewer populations, run fewer steps at a time, or raise max_bytes"
+    )
+    arrays: dict[str, np.ndarray] = {}
+    views: dict[str, dict[str, np.ndarray]] = {}
+    offsets: dict[str, dict[str, int]] = {}
+    for what, names in chosen.items():
+        arrays[what] = np.zeros((batch, steps, width[what]), np.int8 if what == "small" else np.int32)
+        views[what], offsets[what], start = {}, {}, 0
+        for name in names:
+            views[what][name] = arrays[what][:, :, start : start + parts[name].size]
+            offsets[what][name] = start
+            start += parts[name].size
+    counts = Counts(
+        steps,
+        {name: np.zeros(batch, np.int64) for name in network.sizes},
+        {c.name: np.zeros(batch, np.int64) for c in network.connections},
+        {name: np.zeros(batch, np.int64) for name in parts},
+        {name: np.zeros(batch, np.int64) for name in parts},
+        {c.name: np.zeros(batch, np.int64) for c in plastic},
+        {c.name: np.zeros(batch, np.int64) for c in plastic},
+    )
+    history = {c.name: np.zeros((batch, steps, *c.weights.shape), np.int16) for c in plastic} if weights else {}
+    ordered = {name: {**views["small"], **views["graded"]}[name] for name in fired}
+    record = Record(ordered, views["u"], views["v"], {}, counts, history)
+    return record, RecordArrays(arrays["small"], arrays["graded"], arrays["u"], arrays["v"], offsets)
+
+
+def check_state(own: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray]) -> None:
+    """Refuse a state that belongs to another network or batch.
+
+    Raises:
+        StateMismatchError: names the first array that differs.
+    """
+    if set(own) != set(given):
+        odd = sorted(set(own) ^ set(given))[0]
+        raise StateMismatchError(f"state array {odd!r} is on one side only; the state belongs to another network")
+    for name, array in own.items():
+        if not name.endswith(".streams") and np.shape(given[name]) != array.shape:
+            raise StateMismatchError(
+                f"state array {name!r} must have shape {array.shape}, found {np.shape(given[name])}; "
+                "the state belongs to another network or batch"
+            )
