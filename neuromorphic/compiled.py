@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from edgessl.errors import ConfigError, InputError, MissingDependencyError
-from neuromorphic.learning import RandomStreams, split_impulses
-from neuromorphic.network import LIF, ErrorUnit, Graded, IntegerNetwork, TernaryLIF
-from neuromorphic.rules import FACTOR_BITS, Product
+from neuromorphic.learning import WEIGHT_RANGES, RandomStreams, split_impulses, trace_keeps
+from neuromorphic.network import LIF, TRACES, ErrorUnit, Graded, IntegerNetwork, TernaryLIF
+from neuromorphic.rules import FACTOR_BITS, GRADED_MODES, Product
 from neuromorphic.simulator import (
     Choice,
     Record,
@@ -39,7 +39,6 @@ except ModuleNotFoundError as error:  # only numba can be missing here
 
 KINDS = {"lif": kernels.LIF, "ternary": kernels.TERNARY, "graded": kernels.GRADED, "error": kernels.ERROR}
 STATES = {name: code for code, name in enumerate(("x0", "y0", "x1", "x2", "y1", "y2", "y3", "w", "t"))}
-GRADED = {"impulse": 0, "overwrite": 1, "add": 2, "add_overflow": 3}
 SPARSE_BELOW = 0.3  # of nonzero weights; measured: above it reading whole rows is faster than following indices
 
 
@@ -60,6 +59,8 @@ class CompiledSimulator:
         BudgetError: the state does not fit into max_bytes.
     """
 
+    _state: kernels.State
+
     def __init__(self, network: IntegerNetwork, batch: int = 1, max_bytes: int = 1 << 30, threads: int = 0) -> None:
         if batch < 1:
             raise ConfigError(f"batch must be at least 1, found {batch}")
@@ -73,9 +74,7 @@ class CompiledSimulator:
             self._starts[name], start = start, start + size
         self._width, self._inputs = start, sum(i.size for i in network.inputs)
         self._plastic = [c for c in network.connections if c.rule is not None]
-        self._parts = self._tabulate_parts()
-        self._synapses = self._tabulate_synapses()
-        self._rules = self._tabulate_rules()
+        self._net = self._tabulate()
         self.reset()
 
     def run(
@@ -117,13 +116,15 @@ class CompiledSimulator:
             np.concatenate([s.synapses(n) for s, n in zip(self._streams, epochs, strict=True)] or [np.zeros(0)]),
             _int(np.concatenate([[0], np.cumsum(epochs)])),
         )
-        out = kernels.Out(arrays.small, arrays.graded, arrays.u, arrays.v, *self._record_offsets(arrays), begin)
+        names = [p.name for p in self.network.populations]
+        kinds = ("small", "graded", "u", "v")
+        columns = np.asarray([[arrays.offsets[what].get(name, -1) for what in kinds] for name in names], np.int64)
+        out = kernels.Out(arrays.small, arrays.graded, arrays.u, arrays.v, columns, begin)
         edges = np.linspace(0, self.batch, self.threads + 1).astype(int)
 
         def work(k: int) -> None:
             kernels.run(
-                spikes, self.time, edges[k], edges[k + 1], self._parts, self._synapses, self._rules, random,
-                self._state, out, counts,
+                spikes, self.time, edges[k], edges[k + 1], self._net, random, self._state, out, counts,
             )  # fmt: skip
 
         if self.threads == 1:
@@ -146,10 +147,6 @@ class CompiledSimulator:
         for c in self._plastic:
             told.rule_evaluations[c.name] = next(columns)
             told.weight_changes[c.name] = next(columns)
-
-    def _record_offsets(self, arrays: RecordArrays) -> list[np.ndarray]:
-        names = [p.name for p in self.network.populations]
-        return [_int([arrays.offsets[what].get(name, -1) for name in names]) for what in ("small", "graded", "u", "v")]
 
     def weights(self, connection: str) -> np.ndarray:
         """(batch, n_post, n_pre) int16, as they are now; of a static connection (1, n_post, n_pre)."""
@@ -223,7 +220,7 @@ class CompiledSimulator:
 
     def _ring(self, number: int) -> np.ndarray:
         """A view (depth, batch, n_post)."""
-        depth, start = int(self._synapses.depth[number]), int(self._synapses.buffer[number])
+        depth, start = int(self._net.synapses[number]["depth"]), int(self._net.synapses[number]["ring"])
         size = len(self.network.connections[number].weights)
         flat = self._state.buffer[:, start : start + depth * size]
         return flat.reshape(self.batch, depth, size).transpose(1, 0, 2)
@@ -231,8 +228,8 @@ class CompiledSimulator:
     def _own(self, k: int) -> dict[str, np.ndarray]:
         """Views on plastic connection k's state, a row per lane."""
         n_post, n_pre = self._plastic[k].weights.shape
-        r, st, batch = self._rules, self._state, self.batch
-        x, y, w, t = int(r.x[k]), int(r.y[k]), int(r.weights[k]), int(r.tags[k])
+        st, batch = self._state, self.batch
+        x, y, w, t = (int(self._net.rules[k][name]) for name in ("x", "y", "weights", "tags"))
         tags = st.tags[:, t : t + n_pre * n_post].reshape(batch, n_pre, n_post) if t >= 0 else st.tags[:, :0, None]
         return {
             "weights": st.weights[:, w : w + n_pre * n_post].reshape(batch, n_pre, n_post),
@@ -243,119 +240,102 @@ class CompiledSimulator:
             "ty": st.ty[:, y : y + n_post],
         }
 
-    def _tabulate_parts(self) -> kernels.Parts:
-        populations = self.network.populations
-        rows = []
-        bias = [np.zeros(p.size, np.int32) if not isinstance(p, LIF) else p.bias_current for p in populations]
-        for p in populations:
-            row = dict.fromkeys(("keep_u", "keep_v", "high", "low", "every", "at", "shift", "relu"), 0)
+    def _tabulate(self) -> kernels.Net:
+        rules, products, factors = self._tabulate_rules()
+        parts = np.zeros(len(self._starts), kernels.PART)
+        parts["start"], parts["size"] = list(self._starts.values()), list(self.network.sizes.values())
+        parts["kind"] = -1
+        inputs, populations = len(self.network.inputs), self.network.populations
+        for row, p in zip(parts[inputs:], populations, strict=True):
+            row["kind"] = KINDS[p.kind]
             if isinstance(p, LIF):
-                row |= {"keep_u": 4095 - p.du, "keep_v": 4096 - p.dv, "high": p.vth << 6}
-                row |= {"low": p.vth_lo << 6 if isinstance(p, TernaryLIF) else 0, "every": p.reset_interval}
-                row["at"] = p.reset_offset % p.reset_interval if p.reset_interval else 0
+                row["keep_u"], row["keep_v"], row["high"] = 4095 - p.du, 4096 - p.dv, p.vth << 6
+                row["low"] = p.vth_lo << 6 if isinstance(p, TernaryLIF) else 0
+                row["reset_every"], row["reset_at"] = p.reset_interval, p.reset_offset % max(p.reset_interval, 1)
             elif isinstance(p, Graded):
-                row |= {"high": p.vth, "relu": int(p.relu)}
+                row["high"], row["relu"] = p.vth, p.relu
             elif isinstance(p, ErrorUnit):
-                row |= {"keep_u": 4096 - p.decay, "keep_v": 4096 - p.decay, "shift": p.shift}
-            rows.append(row)
-        table = [_int([row[key] for row in rows]) for key in rows[0]]
-        kinds = _int([KINDS[p.kind] for p in populations])
-        sizes = _int(list(self.network.sizes.values()))
-        return kernels.Parts(_int(list(self._starts.values())), sizes, kinds, *table, np.concatenate(bias))
+                row["keep_u"], row["keep_v"], row["shift"] = 4096 - p.decay, 4096 - p.decay, p.shift
+        bias = [p.bias_current if isinstance(p, LIF) else np.zeros(p.size, np.int32) for p in populations]
+        first = sum(i.size for i in self.network.inputs)
+        return kernels.Net(
+            inputs, first, parts, np.concatenate(bias), *self._tabulate_synapses(), rules, products, factors
+        )
 
-    def _tabulate_synapses(self) -> kernels.Synapses:
+    def _tabulate_synapses(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         number = {name: k for k, name in enumerate(self._starts)}
         plastic = {c.name: k for k, c in enumerate(self._plastic)}
-        rows: list[list[int]] = []
-        values: list[np.ndarray] = [np.zeros(0, np.int16)]
-        pointers: list[np.ndarray] = [np.zeros(0, np.int64)]
-        index: list[np.ndarray] = [np.zeros(0, np.int32)]
-        delay: list[np.ndarray] = [np.zeros(0, np.int8)]
-        fan: list[np.ndarray] = [np.zeros(0, np.int64)]
+        table = np.zeros(len(self.network.connections), kernels.SYNAPSES)
+        flat: tuple[list[np.ndarray], ...] = ([], [], [], [], [])
+        values, pointers, posts, delays, fan_out = flat
         stored = pointed = fanned = ring = 0
-        for c in self.network.connections:
+        for row, c in zip(table, self.network.connections, strict=True):
             n_post, n_pre = c.weights.shape
             nonzero = np.count_nonzero(c.weights, axis=0)
-            mode = kernels.ROWS if nonzero.sum() > SPARSE_BELOW * c.weights.size else kernels.SPARSE
-            mode = kernels.DELAYED if c.max_delay else mode
-            rows.append(
-                [number[c.pre], number[c.post], int(c.port == "target"), c.exponent, int(c.payload_bits > 0),
-                 c.max_delay + 1, ring, mode, stored, pointed, plastic.get(c.name, -1), fanned]
-            )  # fmt: skip
+            dense = not c.max_delay and nonzero.sum() > SPARSE_BELOW * c.weights.size
+            mode = kernels.ROWS if dense else kernels.DELAYED if c.max_delay else kernels.SPARSE
+            row["pre"], row["post"], row["target"] = number[c.pre], number[c.post], c.port == "target"
+            row["exponent"], row["payload"], row["depth"] = c.exponent, c.payload_bits > 0, c.max_delay + 1
+            row["ring"], row["mode"], row["weights"], row["pointers"] = ring, mode, stored, pointed
+            row["plastic"], row["fan"] = plastic.get(c.name, -1), fanned
             ring += (c.max_delay + 1) * n_post
-            fan.append(nonzero.astype(np.int64) if c.rule is None else np.full(n_pre, n_post, np.int64))
+            fan_out.append(nonzero if c.rule is None else np.full(n_pre, n_post))
             fanned += n_pre
             if c.rule is not None:
                 continue
             pre, post = np.nonzero(c.weights.T)
-            # every list grows alike, so that one position serves values, index and delay
-            dense = mode == kernels.ROWS
-            values.append(np.ascontiguousarray(c.weights.T).ravel() if dense else c.weights[post, pre])
-            index.append(np.zeros(c.weights.size, np.int32) if dense else post.astype(np.int32))
-            delays = (
-                np.zeros(len(values[-1]), np.int8) if c.delays is None or dense else np.asarray(c.delays)[post, pre]
-            )
-            delay.append(delays)
+            if dense:
+                pre, post = np.divmod(np.arange(c.weights.size), n_post)
+                nonzero = np.full(n_pre, n_post)
+            values.append(c.weights[post, pre])
+            posts.append(post)
+            delays.append(np.zeros(len(post)) if c.delays is None else np.asarray(c.delays)[post, pre])
             pointers.append(stored + np.concatenate([[0], np.cumsum(nonzero)]))
-            stored += len(values[-1])
+            stored += len(post)
             pointed += n_pre + 1
-        table = [_int(column) for column in np.asarray(rows, np.int64).reshape(-1, 12).T]
-        flat = [np.concatenate(parts) for parts in (values, pointers, index, delay, fan)]
-        return kernels.Synapses(*table, *flat)
+        dtypes = (np.int16, np.int64, np.int32, np.int8, np.int64)
+        joined = [np.concatenate([*arrays, []]).astype(dtype) for arrays, dtype in zip(flat, dtypes, strict=True)]
+        return table, joined[0], joined[1], joined[2], joined[3], joined[4]
 
-    def _tabulate_rules(self) -> kernels.Rules:
+    def _tabulate_rules(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         number = {name: k for k, name in enumerate(self._starts)}
         order = {c.name: k for k, c in enumerate(self.network.connections)}
-        rows, sources, ports, spans = [], [], [], []
-        products: list[list[int]] = []
-        factors: list[list[int]] = []
+        table = np.zeros(len(self._plastic), kernels.RULE)
+        products: list[tuple[int, ...]] = []
+        factors: list[tuple[int, ...]] = []
         pre = post = weights = tags = 0
-        for c in self._plastic:
+        for row, c in zip(table, self._plastic, strict=True):
             rule = c.rule
             assert rule is not None
-            n_post, n_pre = c.weights.shape
-            low, high = {"mixed": (-256, 255), "excitatory": (0, 255), "inhibitory": (-255, 0)}[c.sign]
-            rows.append(
-                [order[c.name], int(rule.three_factor), rule.t_epoch, rule.decimate, GRADED[rule.graded], low, high,
-                 weights, tags if rule.dt else -1, pre, post]
-            )  # fmt: skip
-            pre, post, weights = pre + n_pre, post + n_post, weights + c.weights.size
+            row["connection"], row["three_factor"], row["epoch"] = order[c.name], rule.three_factor, rule.t_epoch
+            row["decimate"], row["graded"] = rule.decimate, GRADED_MODES.index(rule.graded)
+            row["low"], row["high"] = WEIGHT_RANGES[c.sign]
+            row["weights"], row["tags"] = weights, tags if rule.dt else -1
+            row["x"], row["y"] = pre, post
+            pre, post, weights = pre + c.weights.shape[1], post + len(c.weights), weights + c.weights.size
             tags += c.weights.size if rule.dt else 0
             named = self.network.modulators(c)
-            split = [named.get(trace, "").partition(".") for trace in ("y0", "y1", "y2", "y3")]
-            sources.append([number.get(name, -1) for name, _, _ in split])
-            ports.append([int(port[1]) if port else -1 for _, _, port in split])
-            span = [len(products)]
-            for group in (rule.weight_products, rule.tag_products):
-                for product in group:
-                    products.append(_product_row(product, factors))
-                span.append(len(products))
-            spans.append(span)
-        rules = [c.rule for c in self._plastic if c.rule is not None]
-        split_ = [split_impulses(rule.impulses) for rule in rules]
-        tau = np.asarray([rule.taus for rule in rules], float).reshape(-1, 5)
-        decays = tau != 0
-        return kernels.Rules(
-            *[_int(column) for column in np.asarray(rows, np.int64).reshape(-1, 11).T],
-            np.asarray(sources, np.int64).reshape(-1, 4),
-            np.asarray(ports, np.int64).reshape(-1, 4),
-            np.asarray([whole for whole, _ in split_], np.int64).reshape(-1, 5),
-            np.asarray([part for _, part in split_], np.int64).reshape(-1, 5),
-            np.where(decays, np.exp(-1 / np.where(decays, tau, 1)), 0.0),
-            decays,
-            np.asarray(spans, np.int64).reshape(-1, 3),
-            np.asarray(products, np.int64).reshape(-1, 6),
-            np.asarray(factors, np.int64).reshape(-1, 5),
-        )
+            for k, trace in enumerate(TRACES):
+                name, _, port = named.get(trace, "").partition(".")
+                row["source"][k], row["port"][k] = number.get(name, -1), TRACES.index(port) if port else -1
+            row["dw"] = len(products)
+            products += [_product_row(product, factors) for product in rule.weight_products]
+            row["dt"] = len(products)
+            products += [_product_row(product, factors) for product in rule.tag_products]
+            row["end"] = len(products)
+            row["impulse"], row["fraction"] = split_impulses(rule.impulses)
+            row["keep"] = trace_keeps(rule.taus)
+            row["decays"] = np.asarray(rule.taus) != 0
+        return table, np.array(products, kernels.PRODUCT), np.array(factors, kernels.FACTOR)
 
 
-def _product_row(product: Product, factors: list[list[int]]) -> list[int]:
+def _product_row(product: Product, factors: list[tuple[int, ...]]) -> tuple[int, ...]:
     begin = len(factors)
     for factor in product.factors:
         limit = 1 << FACTOR_BITS[factor.state]
-        factors.append([STATES[factor.state], factor.constant, int(factor.sign), -limit, limit - 1])
+        factors.append((STATES[factor.state], factor.constant, int(factor.sign), -limit, limit - 1))
     dependency = {"x0": kernels.X0, "y0": kernels.Y0, "u": kernels.U}[product.dependency]
-    return [dependency, product.mantissa, product.hidden_shift, product.exponent + 7, begin, len(factors)]
+    return dependency, product.mantissa, product.hidden_shift, product.exponent + 7, begin, len(factors)
 
 
 def make_simulator(

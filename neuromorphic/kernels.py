@@ -22,68 +22,55 @@ BOTTOM = -(1 << 15) - 1
 _compile = numba.njit(cache=True, nogil=True)
 
 
-class Parts(NamedTuple):
-    """Inputs and populations: a row per part in `start` and `size`, a row per population in the others."""
+# one record per input (kind -1) and population, connection, plastic connection, product, factor; int64 but where said
+PART = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "start", "size", "kind", "keep_u", "keep_v", "high", "low", "reset_every", "reset_at", "shift", "relu",
+        )
+    ]
+)  # fmt: skip
+SYNAPSES = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "pre", "post", "target", "exponent", "payload", "depth", "ring", "mode", "weights", "pointers", "plastic",
+            "fan",
+        )
+    ]
+)  # fmt: skip
+RULE = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "connection", "three_factor", "epoch", "decimate", "graded", "low", "high", "weights", "tags", "x", "y",
+            "dw", "dt", "end",
+        )
+    ]
+    + [("source", np.int64, 4), ("port", np.int64, 4), ("impulse", np.int64, 5), ("fraction", np.int64, 5)]
+    + [("keep", np.float64, 5), ("decays", np.int64, 5)]
+)  # fmt: skip
+PRODUCT = np.dtype([(name, np.int64) for name in ("dependency", "mantissa", "hidden", "left", "first", "end")])
+FACTOR = np.dtype([(name, np.int64) for name in ("state", "constant", "sign", "low", "high")])
 
-    start: np.ndarray  # of its spikes
-    size: np.ndarray
-    kind: np.ndarray
-    keep_u: np.ndarray  # 4096 - (du + 1), or 4096 - decay
-    keep_v: np.ndarray
-    high: np.ndarray
-    low: np.ndarray
-    reset_every: np.ndarray
-    reset_at: np.ndarray
-    shift: np.ndarray
-    relu: np.ndarray
-    bias: np.ndarray  # (neurons,) int32
 
+class Net(NamedTuple):
+    """The network as tables; flat arrays hold what the records' fields `weights`, `pointers` and `fan` point into."""
 
-class Synapses(NamedTuple):
-    """A row per connection; the last arrays are flat."""
-
-    pre: np.ndarray  # part
-    post: np.ndarray  # part
-    target: np.ndarray  # 1: the port "target"
-    exponent: np.ndarray
-    payload: np.ndarray
-    depth: np.ndarray  # 1 + longest delay
-    buffer: np.ndarray  # where its ring begins
-    mode: np.ndarray
-    weights: np.ndarray  # where its weights begin in `values`
-    columns: np.ndarray  # where its row pointers begin in `pointers`
-    plastic: np.ndarray  # number of the plastic connection, or -1
-    fan: np.ndarray  # where its fan-outs begin in `fan_out`
+    inputs: int  # parts that are inputs; they come first
+    first: int  # where the populations' spikes begin
+    parts: np.ndarray
+    bias: np.ndarray
+    synapses: np.ndarray
     values: np.ndarray
     pointers: np.ndarray
-    index: np.ndarray
-    delay: np.ndarray
+    posts: np.ndarray
+    delays: np.ndarray
     fan_out: np.ndarray
-
-
-class Rules(NamedTuple):
-    """A row per plastic connection, then per product, then per factor."""
-
-    connection: np.ndarray
-    three_factor: np.ndarray
-    epoch: np.ndarray
-    decimate: np.ndarray
-    graded: np.ndarray
-    low: np.ndarray  # range of a weight
-    high: np.ndarray
-    weights: np.ndarray  # where its learned weights begin
-    tags: np.ndarray  # where its tags begin, or -1
-    x: np.ndarray  # where its pre traces begin
-    y: np.ndarray
-    sources: np.ndarray  # (rules, 4): part of y0, y1, y2, y3, or -1
-    ports: np.ndarray  # (rules, 4): -1 spikes; 0..3 an error unit's y0..y3
-    impulse: np.ndarray  # (rules, 5)
-    fraction: np.ndarray
-    keep: np.ndarray  # (rules, 5) float64
-    decays: np.ndarray  # (rules, 5): tau is not 0
-    products: np.ndarray  # (rules, 3): first of dw, first of dt, end
-    product: np.ndarray  # (products, 6): dependency, mantissa, hidden shift, left shift, first factor, end
-    factor: np.ndarray  # (factors, 5): state, constant, sign, low, high
+    rules: np.ndarray
+    products: np.ndarray
+    factors: np.ndarray
 
 
 class Random(NamedTuple):
@@ -91,8 +78,8 @@ class Random(NamedTuple):
 
     decay: np.ndarray  # (rules, 2, 2 * steps)
     impulse: np.ndarray
-    synapse: np.ndarray  # flat over rules
-    first: np.ndarray
+    synapse: np.ndarray  # flat over rules, rule k from offset[k]
+    offset: np.ndarray
 
 
 class State(NamedTuple):
@@ -110,16 +97,13 @@ class State(NamedTuple):
 
 
 class Out(NamedTuple):
-    """Recorded arrays (batch, steps, width), and per population where its columns begin, or -1."""
+    """Recorded arrays (batch, steps, width); `columns` (populations, 4) says where a population's begin, or -1."""
 
     small: np.ndarray
     graded: np.ndarray
     u: np.ndarray
     v: np.ndarray
-    at_small: np.ndarray
-    at_graded: np.ndarray
-    at_u: np.ndarray
-    at_v: np.ndarray
+    columns: np.ndarray
     begin: int
 
 
@@ -154,41 +138,38 @@ def _fire_lif(a, u, v, fired, bias, keep_u, keep_v, high, low, ternary) -> None:
 
 
 @_compile
-def _fire(p, k, time, a, target, fired, u, v) -> None:  # type: ignore[no-untyped-def]
-    """One population, `k`; arrays are its own slices."""
-    kind = p.kind[k]
-    if kind == GRADED:
+def _fire(part, bias, time, a, target, fired, u, v) -> None:  # type: ignore[no-untyped-def]
+    """One population; arrays are its own slices."""
+    if part.kind == GRADED:
         for j in range(a.size):
-            passes = a[j] > p.high[k] if p.relu[k] else abs(np.int64(a[j])) > p.high[k]
+            passes = a[j] > part.high if part.relu else abs(np.int64(a[j])) > part.high
             fired[j] = a[j] if passes else 0
         return
-    if kind == ERROR:
+    if part.kind == ERROR:
         for j in range(a.size):
-            u[j] = _decay(u[j], p.keep_u[k]) + a[j]
-            v[j] = _decay(v[j], p.keep_v[k]) + target[j]
-            error = np.int32(np.int64(v[j]) - np.int64(u[j])) >> p.shift[k]
+            u[j] = _decay(u[j], part.keep_u) + a[j]
+            v[j] = _decay(v[j], part.keep_v) + target[j]
+            error = np.int32(np.int64(v[j]) - np.int64(u[j])) >> part.shift
             fired[j] = min(max(error, -127), 127)
         return
-    if p.reset_every[k] > 0 and time % p.reset_every[k] == p.reset_at[k]:
+    if part.reset_every > 0 and time % part.reset_every == part.reset_at:
         u[:] = 0
         v[:] = 0
-    start = p.start[k + p.start.size - p.kind.size] - p.start[p.start.size - p.kind.size]
-    bias = p.bias[start : start + a.size]
-    _fire_lif(a, u, v, fired, bias, p.keep_u[k], p.keep_v[k], p.high[k], p.low[k], kind == TERNARY)
+    _fire_lif(a, u, v, fired, bias, part.keep_u, part.keep_v, part.high, part.low, part.kind == TERNARY)
 
 
 @_compile
-def _read_static(s, c, spikes, active, count, ring, moment, total, spread) -> None:  # type: ignore[no-untyped-def]
+def _read_static(net, c, spikes, active, count, ring, moment, total, spread) -> None:  # type: ignore[no-untyped-def]
     """Add what a static connection makes of the active sources to its ring (depth, n_post)."""
-    n_post, exponent, payload = ring.shape[1], s.exponent[c], s.payload[c]
-    depth = s.depth[c]
-    if s.mode[c] == DELAYED:
+    own = net.synapses[c]
+    n_post, exponent, payload, depth = ring.shape[1], own.exponent, own.payload, own.depth
+    if own.mode == DELAYED:
         spread[: depth * n_post] = 0
         for e in range(count):
             i = active[e]
             value = np.int64(spikes[i]) if payload else np.int64(1)
-            for q in range(s.pointers[s.columns[c] + i], s.pointers[s.columns[c] + i + 1]):
-                spread[s.delay[q] * n_post + s.index[q]] += value * s.values[q]
+            for q in range(net.pointers[own.pointers + i], net.pointers[own.pointers + i + 1]):
+                spread[net.delays[q] * n_post + net.posts[q]] += value * net.values[q]
         for k in range(depth):
             row = ring[(moment + k) % depth]
             for j in range(n_post):
@@ -198,12 +179,12 @@ def _read_static(s, c, spikes, active, count, ring, moment, total, spread) -> No
     for e in range(count):
         i = active[e]
         value = np.int32(spikes[i]) if payload else np.int32(1)
-        if s.mode[c] == SPARSE:
-            for q in range(s.pointers[s.columns[c] + i], s.pointers[s.columns[c] + i + 1]):
-                total[s.index[q]] += value * np.int32(s.values[q])
+        if own.mode == SPARSE:
+            for q in range(net.pointers[own.pointers + i], net.pointers[own.pointers + i + 1]):
+                total[net.posts[q]] += value * np.int32(net.values[q])
         else:
-            begin = s.weights[c] + i * n_post
-            row16 = s.values[begin : begin + n_post]
+            begin = own.weights + i * n_post
+            row16 = net.values[begin : begin + n_post]
             if payload:
                 for j in range(n_post):
                     total[j] += value * np.int32(row16[j])
@@ -234,15 +215,15 @@ def _add_impulse(trace: int, whole: int, fraction: int, random: int) -> int:
 
 
 @_compile
-def _pre_spikes(r, k, moment, spikes, payload, x, tx) -> None:  # type: ignore[no-untyped-def]
-    graded = r.graded[k]
+def _pre_spikes(rule, moment, spikes, payload, x, tx) -> None:  # type: ignore[no-untyped-def]
+    graded = rule.graded
     for i in range(spikes.size):
         spike = spikes[i] if payload else np.int32(spikes[i] != 0)
         fired = spike != 0
         again, timed = fired and tx[i] > 0, fired
         if graded == 0:
             if again:
-                x[0, i] = _add_impulse(x[0, i], r.impulse[k, 0], r.fraction[k, 0], 0)
+                x[0, i] = _add_impulse(x[0, i], rule.impulse[0], rule.fraction[0], 0)
         else:
             half = np.int64(np.rint(spike / 2)) & 255
             if graded == 1:
@@ -257,19 +238,19 @@ def _pre_spikes(r, k, moment, spikes, payload, x, tx) -> None:  # type: ignore[n
                     timed, again = timed and over, again and over
                     x[0, i] = total - 127 if over else total
         if again:
-            x[1, i] = _add_impulse(x[1, i], r.impulse[k, 1], r.fraction[k, 1], 0)
+            x[1, i] = _add_impulse(x[1, i], rule.impulse[1], rule.fraction[1], 0)
         if timed:
             tx[i] = moment
 
 
 @_compile
-def _history(r, k, first, trace, times, history, decay, impulse) -> None:  # type: ignore[no-untyped-def]
+def _history(rule, first, trace, times, history, decay, impulse) -> None:  # type: ignore[no-untyped-def]
     """history (epoch + 1, traces, n): the traces at each moment of the epoch."""
     history[0] = trace
     for m in range(1, history.shape[0]):
         for q in range(trace.shape[0]):
-            keep, decays = r.keep[k, first + q], r.decays[k, first + q]
-            whole, fraction = r.impulse[k, first + q], r.fraction[k, first + q]
+            keep, decays = rule.keep[first + q], rule.decays[first + q]
+            whole, fraction = rule.impulse[first + q], rule.fraction[first + q]
             for i in range(trace.shape[1]):
                 value = np.int64(0)
                 if decays:
@@ -282,15 +263,13 @@ def _history(r, k, first, trace, times, history, decay, impulse) -> None:  # typ
 
 
 @_compile
-def _factor(r, f, dep, i, cols, n, tx, ty, pre, post, w, t, current) -> None:  # type: ignore[no-untyped-def]
-    """Multiply `current` by factor `f` for row `i` and the columns listed."""
-    state, constant, sign, low, high = r.factor[f, 0], r.factor[f, 1], r.factor[f, 2], r.factor[f, 3], r.factor[f, 4]
+def _factor(factor, dep, i, cols, n, tx, ty, pre, post, w, t, current) -> None:  # type: ignore[no-untyped-def]
+    """Multiply `current` by a factor for row `i` and the columns listed."""
+    state, constant, low, high = factor.state, factor.constant, factor.low, factor.high
     end = pre.shape[0] - 1
-    if state == S_X0 or ((state == S_X1 or state == S_X2) and dep != Y0):
-        if state == S_X0:
-            raw = np.int64(tx[i] > 0)
-        else:
-            raw = np.int64(pre[tx[i] if dep == X0 else end, state - S_X1, i])
+    if state == S_X0 or (S_X1 <= state <= S_X2 and dep != Y0):
+        moment = tx[i] if dep == X0 else end
+        raw = np.int64(tx[i] > 0) if state == S_X0 else np.int64(pre[moment, state - S_X1, i])
         value = np.int32(min(max(raw + constant, low), high))
         for q in range(n):
             current[q] *= value
@@ -303,33 +282,33 @@ def _factor(r, f, dep, i, cols, n, tx, ty, pre, post, w, t, current) -> None:  #
             raw = np.int64(t[j])
         elif state == S_Y0:
             raw = np.int64(ty[j] > 0)
-        elif state == S_X1 or state == S_X2:
+        elif S_X1 <= state <= S_X2:
             raw = np.int64(pre[ty[j], state - S_X1, i])
         else:
             m = tx[i] if dep == X0 else (ty[j] if dep == Y0 else end)
             raw = np.int64(post[m, state - S_Y1, j])
         raw += constant
-        if sign:
+        if factor.sign:
             raw = np.int64(raw > 0) - np.int64(raw < 0)
         current[q] *= np.int32(min(max(raw, low), high))
 
 
 @_compile
-def _row(r, begin, end, u, i, cols, n, tx, ty, pre, post, w, t, base, current, total) -> None:  # type: ignore[no-untyped-def]
+def _row(net, begin, end, u, i, cols, n, tx, ty, pre, post, w, t, base, current, total) -> None:  # type: ignore[no-untyped-def]
     """total = base << 7 plus the products, saturating after each, for row `i` and the columns listed."""
     for q in range(n):
         total[q] = np.int32(base[cols[q]]) << 7
     for b in range(begin, end):
-        dep, mantissa = r.product[b, 0], np.int32(r.product[b, 1])
-        hidden, left = r.product[b, 2], r.product[b, 3]
+        product = net.products[b]
+        dep, mantissa, hidden, left = product.dependency, np.int32(product.mantissa), product.hidden, product.left
         if (dep == X0 and tx[i] == 0) or (dep == U and u == 0):
             for q in range(n):  # a product of 0 still saturates
                 total[q] = min(max(total[q], BOTTOM), TOP)
             continue
         for q in range(n):
             current[q] = 1 if dep != Y0 else np.int32(ty[cols[q]] > 0)
-        for f in range(r.product[b, 4], r.product[b, 5]):
-            _factor(r, f, dep, i, cols, n, tx, ty, pre, post, w, t, current)
+        for f in range(product.first, product.end):
+            _factor(net.factors[f], dep, i, cols, n, tx, ty, pre, post, w, t, current)
         for q in range(n):
             value = np.int32(current[q] * mantissa) >> hidden
             value = np.int32(value << left)
@@ -342,15 +321,16 @@ def _rounded(total: int, random: float) -> int:
 
 
 @_compile
-def _learn(r, k, u, w, t, tx, ty, pre, post, random, cols, scratch) -> tuple[int, int]:  # type: ignore[no-untyped-def]
+def _learn(net, rule, u, w, t, tx, ty, pre, post, random, cols, scratch) -> tuple[int, int]:  # type: ignore[no-untyped-def]
     """The rule on all synapses that a product can move; returns how many were computed and how many changed."""
     n_pre, n_post = w.shape
-    has_tags = r.tags[k] >= 0
-    begin, middle, end = r.products[k, 0], r.products[k, 1], r.products[k, 2]
+    has_tags = rule.tags >= 0
+    begin, middle, end = rule.dw, rule.dt, rule.end
     only_x0, any_u = True, False
     for b in range(begin, end):
-        only_x0 = only_x0 and r.product[b, 0] == X0
-        any_u = any_u or (r.product[b, 0] == U and u != 0)
+        dependency = net.products[b].dependency
+        only_x0 = only_x0 and dependency == X0
+        any_u = any_u or (dependency == U and u != 0)
     evaluated, changed = 0, 0
     current, total, fresh = scratch[0], scratch[1], scratch[2]
     n_fired = 0
@@ -366,19 +346,19 @@ def _learn(r, k, u, w, t, tx, ty, pre, post, random, cols, scratch) -> tuple[int
         list_, n = (cols[0], n_post) if every else (cols[1], n_fired)
         tag_row = t[i] if has_tags else w[i]
         if has_tags:  # tags see the weights as they were
-            _row(r, middle, end, u, i, list_, n, tx, ty, pre, post, w[i], tag_row, tag_row, current, total)
+            _row(net, middle, end, u, i, list_, n, tx, ty, pre, post, w[i], tag_row, tag_row, current, total)
             for q in range(n):
                 fresh[q] = min(max(_rounded(total[q], random), -257), 255)
         if middle > begin:
-            _row(r, begin, middle, u, i, list_, n, tx, ty, pre, post, w[i], tag_row, w[i], current, total)
+            _row(net, begin, middle, u, i, list_, n, tx, ty, pre, post, w[i], tag_row, w[i], current, total)
             for q in range(n):
                 j = list_[q]
                 value = total[q]
-                if r.low[k] == 0:
+                if rule.low == 0:
                     value = max(value, np.int32(0))
-                if r.high[k] == 0:
+                if rule.high == 0:
                     value = min(value, np.int32(0))
-                new = min(max(_rounded(value, random), r.low[k]), r.high[k])
+                new = min(max(_rounded(value, random), rule.low), rule.high)
                 changed += new != w[i, j]
                 w[i, j] = new
         if has_tags:
@@ -389,20 +369,20 @@ def _learn(r, k, u, w, t, tx, ty, pre, post, random, cols, scratch) -> tuple[int
 
 
 @_compile
-def _modulator(p, s, r, k, which, spikes, u, v, first, out) -> None:  # type: ignore[no-untyped-def]
-    """out = what arrives as y0..y3 (`which`) of rule `k`."""
-    part, port = r.sources[k, which], r.ports[k, which]
-    if part < 0 or port == 3:
+def _modulator(net, rule, which, spikes, u, v, out) -> None:  # type: ignore[no-untyped-def]
+    """out = what arrives as y0..y3 (`which`)."""
+    source, port = rule.source[which], rule.port[which]
+    if source < 0 or port == 3:
         out[:] = 0
         return
-    start = p.start[part]
+    part = net.parts[source]
     for j in range(out.size):
-        spike = spikes[start + j]
+        spike = spikes[part.start + j]
         if port < 0:
             out[j] = spike
         elif port == 0:
-            number = part - (p.start.size - p.kind.size)
-            out[j] = np.int32(np.int64(v[start - first + j]) - np.int64(u[start - first + j])) >> p.shift[number] != 0
+            n = part.start - net.first + j
+            out[j] = np.int32(np.int64(v[n]) - np.int64(u[n])) >> part.shift != 0
         elif port == 1:
             out[j] = max(spike, 0)
         else:
@@ -410,45 +390,45 @@ def _modulator(p, s, r, k, which, spikes, u, v, first, out) -> None:  # type: ig
 
 
 @_compile
-def _plastic_step(
-    p, s, r, g, k, time, step, spikes, active_u, active_v, first, weights, tags, x, y, tx, ty, work, tally
-):  # type: ignore[no-untyped-def]
+def _plastic_step(net, random, k, time, step, spikes, u, v, weights, tags, x, y, tx, ty, work, tally) -> None:  # type: ignore[no-untyped-def]
     """Traces, and at the end of an epoch the rule, of plastic connection `k` in one lane."""
-    c = r.connection[k]
-    pre_start, post_start = p.start[s.pre[c]], p.start[s.post[c]]
+    rule = net.rules[k]
+    own = net.synapses[rule.connection]
+    pre_start, post_start = net.parts[own.pre].start, net.parts[own.post].start
     n_pre, n_post = x.shape[1], y.shape[1]
-    epoch = r.epoch[k]
+    epoch = rule.epoch
     moment = time % epoch if time % epoch != 0 else epoch
-    _pre_spikes(r, k, moment, spikes[pre_start : pre_start + n_pre], s.payload[c] > 0, x, tx)
+    _pre_spikes(rule, moment, spikes[pre_start : pre_start + n_pre], own.payload > 0, x, tx)
     gate = work.gate[:n_post]
-    if r.three_factor[k]:
-        _modulator(p, s, r, k, 0, spikes, active_u, active_v, first, gate)
+    if rule.three_factor:
+        _modulator(net, rule, 0, spikes, u, v, gate)
     else:
         gate[:] = spikes[post_start : post_start + n_post]
-        between = g.impulse[k, 1, 2 * step]
+        between = random.impulse[k, 1, 2 * step]
         for j in range(n_post):
             if gate[j] != 0 and ty[j] > 0:
                 for q in range(3):
-                    y[q, j] = _add_impulse(y[q, j], r.impulse[k, 2 + q], r.fraction[k, 2 + q], between)
+                    y[q, j] = _add_impulse(y[q, j], rule.impulse[2 + q], rule.fraction[2 + q], between)
     for j in range(n_post):
         if gate[j] != 0:
             ty[j] = moment
-    if r.three_factor[k]:
+    if rule.three_factor:
         for q in range(3):
-            _modulator(p, s, r, k, q + 1, spikes, active_u, active_v, first, gate)
+            _modulator(net, rule, q + 1, spikes, u, v, gate)
             y[q] = gate
     if time % epoch != 0:
         return
     pre = work.pre[: (epoch + 1) * 2 * n_pre].reshape((epoch + 1, 2, n_pre))
     post = work.post[: (epoch + 1) * 3 * n_post].reshape((epoch + 1, 3, n_post))
-    _history(r, k, 0, x, tx, pre, g.decay[k, 0, 2 * step + 1], g.impulse[k, 0, 2 * step + 1])
-    _history(r, k, 2, y, ty, post, g.decay[k, 1, 2 * step + 1], g.impulse[k, 1, 2 * step + 1])
+    last = 2 * step + 1
+    _history(rule, 0, x, tx, pre, random.decay[k, 0, last], random.impulse[k, 0, last])
+    _history(rule, 2, y, ty, post, random.decay[k, 1, last], random.impulse[k, 1, last])
     x[:] = pre[epoch]
-    if not r.three_factor[k]:
+    if not rule.three_factor:
         y[:] = post[epoch]
-    u = 1 if (time // epoch) % (1 << r.decimate[k]) == 0 else 0
-    drawn = g.synapse[g.first[k] + time // epoch - (time - step - 1) // epoch - 1]
-    evaluated, changed = _learn(r, k, u, weights, tags, tx, ty, pre, post, drawn, work.columns, work.scratch)
+    applies = 1 if (time // epoch) % (1 << rule.decimate) == 0 else 0
+    drawn = random.synapse[random.offset[k] + time // epoch - (time - step - 1) // epoch - 1]
+    evaluated, changed = _learn(net, rule, applies, weights, tags, tx, ty, pre, post, drawn, work.columns, work.scratch)
     tally[0] += evaluated
     tally[1] += changed
     tx[:] = 0
@@ -473,24 +453,25 @@ class Work(NamedTuple):
 
 
 @_compile
-def _work(p, s, r) -> Work:  # type: ignore[no-untyped-def]
-    n_parts, first = p.start.size, p.start[p.start.size - p.kind.size]
-    width = p.start[n_parts - 1] + p.size[n_parts - 1]
-    spread, pre, post = 1, 1, 1
-    for c in range(s.pre.size):
-        if s.mode[c] == DELAYED:
-            spread = max(spread, s.depth[c] * p.size[s.post[c]])
-    for k in range(r.connection.size):
-        c = r.connection[k]
-        pre = max(pre, (r.epoch[k] + 1) * 2 * p.size[s.pre[c]])
-        post = max(post, (r.epoch[k] + 1) * 3 * p.size[s.post[c]])
-    widest = p.size.max()
+def _work(net) -> Work:  # type: ignore[no-untyped-def]
+    last = net.parts[net.parts.size - 1]
+    width = last.start + last.size
+    spread, pre, post, widest = 1, 1, 1, 1
+    for part in net.parts:
+        widest = max(widest, part.size)
+    for own in net.synapses:
+        if own.mode == DELAYED:
+            spread = max(spread, own.depth * net.parts[own.post].size)
+    for rule in net.rules:
+        own = net.synapses[rule.connection]
+        pre = max(pre, (rule.epoch + 1) * 2 * net.parts[own.pre].size)
+        post = max(post, (rule.epoch + 1) * 3 * net.parts[own.post].size)
     return Work(
         np.zeros(width, np.int32),
         np.zeros(width, np.int32),
-        np.zeros(n_parts, np.int64),
-        np.zeros(width - first, np.int32),
-        np.zeros(width - first, np.int32),
+        np.zeros(net.parts.size, np.int64),
+        np.zeros(width - net.first, np.int32),
+        np.zeros(width - net.first, np.int32),
         np.zeros(widest, np.int32),
         np.zeros(spread, np.int64),
         np.zeros(widest, np.int32),
@@ -502,82 +483,89 @@ def _work(p, s, r) -> Work:  # type: ignore[no-untyped-def]
 
 
 @_compile
-def _step(p, s, r, g, st, out, lane, time, step, work, tally) -> None:  # type: ignore[no-untyped-def]
-    """One step of one lane; the inputs' spikes lie in work.spikes already."""
-    n_parts, n_pop, n_conn = p.start.size, p.kind.size, s.pre.size
-    first = p.start[n_parts - n_pop]
+def _step_neurons(net, st, out, lane, time, step, work, tally) -> None:  # type: ignore[no-untyped-def]
+    """Hand over the rings, fire, record, list who fired; the inputs' spikes lie in work.spikes already."""
     work.a[:] = 0
     work.target[:] = 0
-    for c in range(n_conn):
-        size = p.size[s.post[c]]
-        begin = s.buffer[c] + ((time - 1) % s.depth[c]) * size
+    for own in net.synapses:
+        size = net.parts[own.post].size
+        begin = own.ring + ((time - 1) % own.depth) * size
         row = st.buffer[lane, begin : begin + size]
-        start = p.start[s.post[c]] - first
-        into = work.target[start : start + size] if s.target[c] else work.a[start : start + size]
+        start = net.parts[own.post].start - net.first
+        into = work.target[start : start + size] if own.target else work.a[start : start + size]
         for j in range(size):
             into[j] += row[j]
         row[:] = 0
-    for k in range(n_pop):
-        part = k + n_parts - n_pop
-        start, size = p.start[part] - first, p.size[part]
-        a, target = work.a[start : start + size], work.target[start : start + size]
-        fired = work.spikes[first + start : first + start + size]
-        u, v = st.u[lane, start : start + size], st.v[lane, start : start + size]
-        _fire(p, k, time, a, target, fired, u, v)
+    for number in range(net.inputs, net.parts.size):
+        part, k = net.parts[number], number - net.inputs
+        start, stop = part.start - net.first, part.start - net.first + part.size
+        a, target = work.a[start:stop], work.target[start:stop]
+        fired = work.spikes[part.start : part.start + part.size]
+        u, v = st.u[lane, start:stop], st.v[lane, start:stop]
+        _fire(part, net.bias[start:stop], time, a, target, fired, u, v)
         driven = 0
-        for j in range(size):
+        for j in range(part.size):
             driven += (a[j] != 0) | (target[j] != 0)
-        tally[n_parts + n_conn + k] += driven
-        t = out.begin + step
-        if out.at_small[k] >= 0:
-            out.small[lane, t, out.at_small[k] : out.at_small[k] + size] = fired
-        if out.at_graded[k] >= 0:
-            out.graded[lane, t, out.at_graded[k] : out.at_graded[k] + size] = fired
-        if out.at_u[k] >= 0:
-            out.u[lane, t, out.at_u[k] : out.at_u[k] + size] = u
-        if out.at_v[k] >= 0:
-            out.v[lane, t, out.at_v[k] : out.at_v[k] + size] = v
-    for part in range(n_parts):
-        count, start = 0, p.start[part]
-        for i in range(p.size[part]):
+        tally[net.parts.size + net.synapses.size + k] += driven
+        t, at = out.begin + step, out.columns[k]
+        if at[0] >= 0:
+            out.small[lane, t, at[0] : at[0] + part.size] = fired
+        if at[1] >= 0:
+            out.graded[lane, t, at[1] : at[1] + part.size] = fired
+        if at[2] >= 0:
+            out.u[lane, t, at[2] : at[2] + part.size] = u
+        if at[3] >= 0:
+            out.v[lane, t, at[3] : at[3] + part.size] = v
+    for number in range(net.parts.size):
+        part = net.parts[number]
+        count, start = 0, part.start
+        for i in range(part.size):
             work.active[start + count] = i
             count += work.spikes[start + i] != 0
-        work.count[part] = count
-        tally[part] += count
-    for c in range(n_conn):
-        pre, size = s.pre[c], p.size[s.post[c]]
-        spikes = work.spikes[p.start[pre] : p.start[pre] + p.size[pre]]
-        active, count = work.active[p.start[pre] : p.start[pre] + p.size[pre]], work.count[pre]
-        ring = st.buffer[lane, s.buffer[c] : s.buffer[c] + s.depth[c] * size].reshape((s.depth[c], size))
+        work.count[number] = count
+        tally[number] += count
+
+
+@_compile
+def _step_synapses(net, random, st, lane, time, step, work, tally) -> None:  # type: ignore[no-untyped-def]
+    """Read the spikes just fired, and learn."""
+    for c in range(net.synapses.size):
+        own = net.synapses[c]
+        pre, size, n_pre = net.parts[own.pre], net.parts[own.post].size, net.parts[own.pre].size
+        spikes, active = work.spikes[pre.start : pre.start + n_pre], work.active[pre.start : pre.start + n_pre]
+        count, depth = work.count[own.pre], own.depth
+        ring = st.buffer[lane, own.ring : own.ring + depth * size].reshape((depth, size))
         for e in range(count):
-            tally[n_parts + c] += s.fan_out[s.fan[c] + active[e]]
-        k = s.plastic[c]
+            tally[net.parts.size + c] += net.fan_out[own.fan + active[e]]
+        k = own.plastic
         if k < 0:
-            _read_static(s, c, spikes, active, count, ring, time, work.total, work.spread)
+            _read_static(net, c, spikes, active, count, ring, time, work.total, work.spread)
             continue
-        n_pre = p.size[pre]
-        begin = r.weights[k]
-        weights = st.weights[lane, begin : begin + n_pre * size].reshape((n_pre, size))
-        _read_plastic(weights, spikes, active, count, s.payload[c] > 0, s.exponent[c], ring[0], work.total)
+        rule = net.rules[k]
+        begin, length = rule.weights, n_pre * size
+        weights = st.weights[lane, begin : begin + length].reshape((n_pre, size))
+        _read_plastic(weights, spikes, active, count, own.payload > 0, own.exponent, ring[0], work.total)
         tags = weights
-        if r.tags[k] >= 0:
-            tags = st.tags[lane, r.tags[k] : r.tags[k] + n_pre * size].reshape((n_pre, size))
-        x = st.x[lane, 2 * r.x[k] : 2 * (r.x[k] + n_pre)].reshape((2, n_pre))
-        y = st.y[lane, 3 * r.y[k] : 3 * (r.y[k] + size)].reshape((3, size))
-        tx, ty = st.tx[lane, r.x[k] : r.x[k] + n_pre], st.ty[lane, r.y[k] : r.y[k] + size]
-        at = n_parts + n_conn + n_pop + 2 * k
+        if rule.tags >= 0:
+            tags = st.tags[lane, rule.tags : rule.tags + length].reshape((n_pre, size))
+        x = st.x[lane, 2 * rule.x : 2 * (rule.x + n_pre)].reshape((2, n_pre))
+        y = st.y[lane, 3 * rule.y : 3 * (rule.y + size)].reshape((3, size))
+        tx, ty = st.tx[lane, rule.x : rule.x + n_pre], st.ty[lane, rule.y : rule.y + size]
+        at = 2 * net.parts.size - net.inputs + net.synapses.size + 2 * k
         _plastic_step(
-            p, s, r, g, k, time, step, work.spikes, st.u[lane], st.v[lane], first, weights, tags, x, y, tx, ty, work,
+            net, random, k, time, step, work.spikes, st.u[lane], st.v[lane], weights, tags, x, y, tx, ty, work,
             tally[at : at + 2],
         )  # fmt: skip
 
 
 @_compile
-def run(inputs, time, first_lane, last_lane, p, s, r, g, st, out, counts) -> None:  # type: ignore[no-untyped-def]
+def run(inputs, time, first_lane, last_lane, net, random, st, out, counts) -> None:  # type: ignore[no-untyped-def]
     """Advance lanes first_lane..last_lane - 1 by the steps of `inputs` (batch, steps, channels)."""
-    work = _work(p, s, r)
+    work = _work(net)
     width = inputs.shape[2]
     for lane in range(first_lane, last_lane):
         for step in range(inputs.shape[1]):
-            work.spikes[:width] = inputs[lane, step]
-            _step(p, s, r, g, st, out, lane, time + step + 1, step, work, counts[lane])
+            for i in range(width):
+                work.spikes[i] = inputs[lane, step, i]
+            _step_neurons(net, st, out, lane, time + step + 1, step, work, counts[lane])
+            _step_synapses(net, random, st, lane, time + step + 1, step, work, counts[lane])

@@ -17,6 +17,7 @@ from neuromorphic.rules import FACTOR_BITS, Product
 ACCUMULATOR = 1 << 15
 SYNAPSE_SEED = 2  # Lava's ConnVarRandom never takes another
 TRACE_TOP = 127
+WEIGHT_RANGES = {"mixed": (-256, 255), "excitatory": (0, 255), "inhibitory": (-255, 0)}
 
 
 class RandomStreams:
@@ -62,6 +63,12 @@ def split_impulses(impulses: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]
     return whole.astype(np.int64), np.round((np.asarray(impulses) - whole) * 256).astype(np.int64)
 
 
+def trace_keeps(taus: tuple[float, ...]) -> np.ndarray:
+    """What a trace keeps per step, e^(-1/tau); a trace with tau = 0 forgets at once."""
+    tau = np.asarray(taus, np.float64)
+    return np.where(tau != 0, np.exp(-1 / np.where(tau != 0, tau, 1)), 0.0)
+
+
 class Plasticity:
     """The state of one plastic connection over `batch` independent lanes.
 
@@ -77,8 +84,7 @@ class Plasticity:
         self.batch, self.shape = batch, (n_pre, n_post)
         self.impulse, self.fraction = split_impulses(self.rule.impulses)
         self.tau = np.asarray(self.rule.taus)
-        # e^(-1/tau) per trace; a trace with tau = 0 forgets at once
-        self.keep = np.where(self.tau != 0, np.exp(-1 / np.where(self.tau != 0, self.tau, 1)), 0.0)
+        self.keep = trace_keeps(self.rule.taus)
         self.reset()
 
     def reset(self, keep_weights: bool = False) -> None:
@@ -199,7 +205,7 @@ class Plasticity:
                 total = np.maximum(total, 0)
             elif self.sign == "inhibitory":
                 total = np.minimum(total, 0)
-            low, high = {"mixed": (-256, 255), "excitatory": (0, 255), "inhibitory": (-255, 0)}[self.sign]
+            low, high = WEIGHT_RANGES[self.sign]
             new = np.clip(_round(total, random), low, high)
             self.weights[lane, rows] = new
             self.changed[lane] += np.count_nonzero(new != old)

@@ -28,6 +28,7 @@ from edgessl.evaluate.finetune import fine_tune
 from edgessl.evaluate.probes import fit_linear
 from edgessl.pretrain import collapse_warning, input_spec, pretrain
 from edgessl.recipe import Recipe, parse_recipe
+from edgessl.views import default_views
 
 PROBES = {"knn": {"k": 20, "temperature": 0.1, "metric": "cosine"}, "linear": {"C": 1.0, "penalty": "l2"}}
 REFERENCES = ("random", "supervised")
@@ -173,6 +174,7 @@ def _encoder(
             lr=suite.lr,
             batch_size=suite.batch_size,
             seed=seed,
+            views=default_views(spec.kind, spec.shape),
         )
         accuracy = float((tuned.predict(data.test.samples()) == data.test.labels).mean())
         return tuned.encoder, {"own_classifier": accuracy}

@@ -173,7 +173,8 @@ def _start(path: Path, recipe: SpikingRecipe, source: SpikeSource) -> Any:
             f"{path} has {coder.cell} layers {(coder.n_in, *coder.sizes)}; this run has {recipe.cell}"
             f" {(source.shape[1], *recipe.hidden)}: give the same --hidden, --cell and spikes"
         )
-    coder.quantize(None)
+    if coder.bits is not None:
+        coder.quantize(None)
     return coder
 
 

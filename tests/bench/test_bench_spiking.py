@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgessl.bench import load_bench, spiking
+from edgessl.errors import ConfigError, DataError
+
+TINY = spiking.Case(
+    "digits", 200, 100,
+    {"hidden": [12, 8], "epochs": 1, "batch_size": 32, "encoder": {"name": "regular", "options": {"steps": 6}}},
+)  # fmt: skip
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spiking, "CASES", {"digits": TINY})
+
+
+def test_rows_say_what_was_trained_and_a_bench_goes_on_where_it_was(tiny: None, tmp_path: Path) -> None:
+    out = tmp_path / "spiking.json"
+    said: list[str] = []
+    found = load_bench("spiking")(
+        systems=["input", "random", "predictive"], seeds=2, out=str(out), progress=said.append
+    )
+    rows = found["rows"]
+    assert len(said) == 5  # the input has one seed
+    assert {row["label_bits_in_training"] for row in rows} == {0}
+    assert all(0 <= row["linear"] <= 1 for row in rows)
+    integers = [row for row in rows if row["bits"] is not None]
+    assert {row["mismatches"] for row in integers} == {0}
+    assert {(row["bits"], row["training"], row["read_out"]) for row in integers} == {
+        *((bits, "floats", how) for bits in (8, 6, 4, 3) for how in ("refit", "kept")),
+        (4, "integers", "refit"),
+        (3, "integers", "refit"),
+    }
+    one = next(s for s in found["summary"] if s["system"] == "random")
+    values = [row["linear"] for row in rows if row["system"] == "random"]
+    assert one["linear"] == pytest.approx(np.mean(values))
+    assert one["std"] == pytest.approx(np.std(values, ddof=1))
+    said.clear()
+    again = spiking.run(systems=["random", "dense"], seeds=1, out=str(out), progress=said.append)
+    assert [line.split(":")[0] for line in said] == ["digits dense 0"]
+    assert json.loads(out.read_text())["rows"] == again["rows"]
+    assert again["rows"][: len(rows)] == rows
+
+
+def test_what_the_bench_refuses(tiny: None, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown data 'mnist'"):
+        spiking.run(data=["mnist"])
+    with pytest.raises(ConfigError, match="unknown system 'gru'"):
+        spiking.run(systems=["gru"])
+    out = tmp_path / "x.json"
+    out.write_text("{}")
+    with pytest.raises(DataError, match="not the results of a bench"):
+        spiking.run(out=str(out))
+    out.write_text(json.dumps({"bench": "spiking", "settings": {}, "rows": []}))
+    with pytest.raises(ConfigError, match="other settings"):
+        spiking.run(out=str(out))
+
+
+def test_training_and_test_samples_are_not_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    # more test samples than the test part has are taken from what training leaves of the other
+    case = spiking.Case("digits", 300, 800, TINY.recipe)
+    data = spiking.load(case)
+    assert (len(data.train), len(data.test)) == (300, 800)
+    assert not set(data.train.indices) & set(data.test.indices)
