@@ -22,7 +22,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgessl.device.specs import InputSpec
-from edgessl.encoders import ENCODERS, BatchNorm, build_encoder
+from edgessl.encoders import ENCODERS, BatchNorm, Encoder, build_encoder
 from edgessl.errors import ConfigError
 from edgessl.objectives import OBJECTIVES, Objective, build_objective
 from edgessl.optim import build_optimizer
@@ -108,6 +108,18 @@ def load_recipe(path: str | Path) -> Recipe:
     return parse_recipe(values, str(path))
 
 
+def encoder_of(part: Part, spec: InputSpec, seed: int) -> Encoder:
+    """The encoder that a recipe names, for samples of `spec`, with its initial weights.
+
+    Raises:
+        ConfigError: unknown encoder or option, or an option that is not the recipe's to choose.
+    """
+    if taken := sorted({"mean", "std", "seed", "vocabulary"} & set(part.options)):
+        raise ConfigError(f"encoder {part.name}: unknown option {taken[0]!r}; it comes from the data or `seed`")
+    known = {"vocabulary": spec.vocabulary, **part.options} if spec.kind == "tokens" else part.options
+    return build_encoder(part.name, spec.shape, mean=spec.mean, std=spec.std, seed=seed, **known)
+
+
 def build_step(recipe: Recipe, spec: InputSpec) -> TrainStep:
     """The training step a recipe describes, for samples of `spec`; initial weights depend on `recipe.seed` alone.
 
@@ -115,15 +127,9 @@ def build_step(recipe: Recipe, spec: InputSpec) -> TrainStep:
         ConfigError: unknown component, option or hyperparameter, or components that do not go together.
     """
     recipe = recipe.for_kind(spec.kind)
-    options = recipe.encoder.options
-    if taken := sorted({"mean", "std", "seed", "vocabulary"} & set(options)):
-        raise ConfigError(
-            f"encoder {recipe.encoder.name}: unknown option {taken[0]!r}; it comes from the data or `seed`"
-        )
     objective = build_objective(recipe.objective.name, **recipe.objective.options)
     _check_fit(recipe, objective, spec)
-    known = {"vocabulary": spec.vocabulary, **options} if spec.kind == "tokens" else options
-    encoder = build_encoder(recipe.encoder.name, spec.shape, mean=spec.mean, std=spec.std, seed=recipe.seed, **known)
+    encoder = encoder_of(recipe.encoder, spec, recipe.seed)
     if recipe.chunk is not None and any(isinstance(module, BatchNorm) for module in encoder.modules()):
         raise ConfigError("chunk: batch norm would take each chunk for a batch of its own; use the norm 'group'")
     pipeline = (
@@ -137,7 +143,7 @@ def build_step(recipe: Recipe, spec: InputSpec) -> TrainStep:
         build_optimizer(recipe.optimizer),
         pipeline,
         seed=recipe.seed,
-        norm="batch" if options.get("norm") == "batch" else "layer",
+        norm="batch" if recipe.encoder.options.get("norm") == "batch" else "layer",
     )
     unknown = sorted(set(recipe.hyper) - set(step.hyper))
     if unknown:

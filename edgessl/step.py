@@ -198,6 +198,7 @@ class TrainStep:
 
     def compile(self) -> None:
         """`torch.compile` views, networks and loss; the results stay the same up to rounding."""
+        _ = self.layout.size, self.layout.trained_end  # cached here: on Python 3.11 dynamo breaks at their lock
         self._loss = torch.compile(self._loss)  # type: ignore[method-assign]
 
     def _loss(

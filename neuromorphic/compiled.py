@@ -23,7 +23,6 @@ from neuromorphic.simulator import (
     Choice,
     Record,
     RecordArrays,
-    Simulator,
     check_budget,
     check_state,
     empty_record,
@@ -336,17 +335,3 @@ def _product_row(product: Product, factors: list[tuple[int, ...]]) -> tuple[int,
         factors.append((STATES[factor.state], factor.constant, int(factor.sign), -limit, limit - 1))
     dependency = {"x0": kernels.X0, "y0": kernels.Y0, "u": kernels.U}[product.dependency]
     return dependency, product.mantissa, product.hidden_shift, product.exponent + 7, begin, len(factors)
-
-
-def make_simulator(
-    network: IntegerNetwork, batch: int = 1, engine: str = "auto", max_bytes: int = 1 << 30
-) -> Simulator | CompiledSimulator:
-    """The compiled simulator, or the numpy one; both compute the same.
-
-    Args:
-        network: what to run.
-        batch: lanes.
-        engine: "compiled", "numpy", or "auto".
-        max_bytes: see the simulators.
-    """
-    return Simulator(network, batch, max_bytes) if engine == "numpy" else CompiledSimulator(network, batch, max_bytes)

@@ -1,8 +1,12 @@
 """numba kernels of the compiled simulator: one call runs lanes `first..last` for all steps over flat tables.
 
-Arithmetic is `neuromorphic.simulator`'s and `neuromorphic.learning`'s; tests hold the two together bit for bit. Integers
-are stored in int32 arrays wherever Lava has 32 bits, so that what overflows wraps as it does there.
+Arithmetic is `neuromorphic.simulator`'s and `neuromorphic.learning`'s; tests hold the two together bit for bit.
+Integers are stored in int32 arrays wherever Lava has 32 bits, so that what overflows wraps as it does there. Loops are
+written out: array assignment and reshape would double the time to compile.
 """
+
+# what numba compiles has numba's types, not Python's
+# mypy: disable-error-code="no-untyped-def,assignment,return-value,arg-type"
 
 from __future__ import annotations
 
@@ -119,7 +123,7 @@ def _shifted(total: int, exponent: int) -> int:
 
 
 @_compile
-def _fire_lif(a, u, v, fired, bias, keep_u, keep_v, high, low, ternary) -> None:  # type: ignore[no-untyped-def]
+def _fire_lif(a, u, v, fired, bias, keep_u, keep_v, high, low, ternary) -> None:
     for j in range(a.size):
         raw = np.int32(_decay(u[j], keep_u) + (np.int64(a[j]) << 6))
         wrapped = raw
@@ -138,7 +142,7 @@ def _fire_lif(a, u, v, fired, bias, keep_u, keep_v, high, low, ternary) -> None:
 
 
 @_compile
-def _fire(part, bias, time, a, target, fired, u, v) -> None:  # type: ignore[no-untyped-def]
+def _fire(part, bias, time, a, target, fired, u, v) -> None:
     """One population; arrays are its own slices."""
     if part.kind == GRADED:
         for j in range(a.size):
@@ -153,29 +157,32 @@ def _fire(part, bias, time, a, target, fired, u, v) -> None:  # type: ignore[no-
             fired[j] = min(max(error, -127), 127)
         return
     if part.reset_every > 0 and time % part.reset_every == part.reset_at:
-        u[:] = 0
-        v[:] = 0
+        for j in range(a.size):
+            u[j] = 0
+            v[j] = 0
     _fire_lif(a, u, v, fired, bias, part.keep_u, part.keep_v, part.high, part.low, part.kind == TERNARY)
 
 
 @_compile
-def _read_static(net, c, spikes, active, count, ring, moment, total, spread) -> None:  # type: ignore[no-untyped-def]
-    """Add what a static connection makes of the active sources to its ring (depth, n_post)."""
+def _read_static(net, c, spikes, active, count, ring, moment, total, spread) -> None:
+    """Add what a static connection makes of the active sources to its ring, flat (depth, n_post)."""
     own = net.synapses[c]
-    n_post, exponent, payload, depth = ring.shape[1], own.exponent, own.payload, own.depth
+    n_post, exponent, payload, depth = ring.size // own.depth, own.exponent, own.payload, own.depth
     if own.mode == DELAYED:
-        spread[: depth * n_post] = 0
+        for j in range(depth * n_post):
+            spread[j] = 0
         for e in range(count):
             i = active[e]
             value = np.int64(spikes[i]) if payload else np.int64(1)
             for q in range(net.pointers[own.pointers + i], net.pointers[own.pointers + i + 1]):
                 spread[net.delays[q] * n_post + net.posts[q]] += value * net.values[q]
         for k in range(depth):
-            row = ring[(moment + k) % depth]
+            begin = (moment + k) % depth * n_post
             for j in range(n_post):
-                row[j] += _shifted(spread[k * n_post + j], exponent)
+                ring[begin + j] += _shifted(spread[k * n_post + j], exponent)
         return
-    total[:n_post] = 0
+    for j in range(n_post):
+        total[j] = 0
     for e in range(count):
         i = active[e]
         value = np.int32(spikes[i]) if payload else np.int32(1)
@@ -191,20 +198,20 @@ def _read_static(net, c, spikes, active, count, ring, moment, total, spread) -> 
             else:
                 for j in range(n_post):
                     total[j] += np.int32(row16[j])
-    row = ring[0]
     for j in range(n_post):
-        row[j] = _shifted(total[j], exponent)
+        ring[j] = _shifted(total[j], exponent)
 
 
 @_compile
-def _read_plastic(weights, spikes, active, count, payload, exponent, row, total) -> None:  # type: ignore[no-untyped-def]
+def _read_plastic(weights, spikes, active, count, payload, exponent, row, total) -> None:
     n_post = row.size
-    total[:n_post] = 0
+    for j in range(n_post):
+        total[j] = 0
     for e in range(count):
         i = active[e]
         value = np.int32(spikes[i]) if payload else np.int32(1)
         for j in range(n_post):
-            total[j] += value * np.int32(weights[i, j])
+            total[j] += value * np.int32(weights[i * n_post + j])
     for j in range(n_post):
         row[j] = _shifted(total[j], exponent)
 
@@ -215,64 +222,82 @@ def _add_impulse(trace: int, whole: int, fraction: int, random: int) -> int:
 
 
 @_compile
-def _pre_spikes(rule, moment, spikes, payload, x, tx) -> None:  # type: ignore[no-untyped-def]
-    graded = rule.graded
-    for i in range(spikes.size):
+def _pre_spikes(rule, moment, spikes, payload, x, tx) -> None:
+    """x is flat: x1 of every pre neuron, then x2."""
+    graded, n_pre = rule.graded, spikes.size
+    for i in range(n_pre):
         spike = spikes[i] if payload else np.int32(spikes[i] != 0)
         fired = spike != 0
         again, timed = fired and tx[i] > 0, fired
         if graded == 0:
             if again:
-                x[0, i] = _add_impulse(x[0, i], rule.impulse[0], rule.fraction[0], 0)
+                x[i] = _add_impulse(x[i], rule.impulse[0], rule.fraction[0], 0)
         else:
             half = np.int64(np.rint(spike / 2)) & 255
             if graded == 1:
                 if fired:
-                    x[0, i] = half
+                    x[i] = half
             else:
-                total = (x[0, i] + half) & 255
+                total = (x[i] + half) & 255
                 if graded == 2:
-                    x[0, i] = min(total, 127)
+                    x[i] = min(total, 127)
                 else:
                     over = total > 127
                     timed, again = timed and over, again and over
-                    x[0, i] = total - 127 if over else total
+                    x[i] = total - 127 if over else total
         if again:
-            x[1, i] = _add_impulse(x[1, i], rule.impulse[1], rule.fraction[1], 0)
+            x[n_pre + i] = _add_impulse(x[n_pre + i], rule.impulse[1], rule.fraction[1], 0)
         if timed:
             tx[i] = moment
 
 
 @_compile
-def _history(rule, first, trace, times, history, decay, impulse) -> None:  # type: ignore[no-untyped-def]
-    """history (epoch + 1, traces, n): the traces at each moment of the epoch."""
-    history[0] = trace
-    for m in range(1, history.shape[0]):
-        for q in range(trace.shape[0]):
+def _history(rule, first, traces, trace, times, history, decay, impulse) -> None:
+    """history, flat (epoch + 1, traces, n): the traces at each moment of the epoch; `trace` becomes the last."""
+    n, wide = times.size, trace.size
+    for i in range(wide):
+        history[i] = trace[i]
+    for m in range(1, rule.epoch + 1):
+        for q in range(traces):
             keep, decays = rule.keep[first + q], rule.decays[first + q]
             whole, fraction = rule.impulse[first + q], rule.fraction[first + q]
-            for i in range(trace.shape[1]):
+            for i in range(n):
+                at = m * wide + q * n + i
                 value = np.int64(0)
                 if decays:
-                    exact = keep * history[m - 1, q, i]
+                    exact = keep * history[at - wide]
                     low = np.floor(exact)
                     value = np.int64(low) + (1 if decay < exact - low else 0)
                 if times[i] == m:
                     value = _add_impulse(value, whole, fraction, impulse)
-                history[m, q, i] = value
+                history[at] = value
 
 
 @_compile
-def _factor(factor, dep, i, cols, n, tx, ty, pre, post, w, t, current) -> None:  # type: ignore[no-untyped-def]
-    """Multiply `current` by a factor for row `i` and the columns listed."""
+def _is_scalar(factor, dep, epoch) -> bool:
+    """Whether a factor is one number for all columns that a product moves."""
+    state = factor.state
+    return state == S_X0 or (S_X1 <= state <= S_X2 and (dep != Y0 or epoch == 1))
+
+
+@_compile
+def _scalar(factor, dep, epoch, i, tx, pre) -> int:
+    raw = np.int64(tx[i] > 0)
+    if factor.state != S_X0:
+        moment = tx[i] if dep == X0 else epoch
+        raw = np.int64(pre[(moment * 2 + factor.state - S_X1) * tx.size + i])
+    return min(max(raw + factor.constant, factor.low), factor.high)
+
+
+@_compile
+def _multiply(factor, dep, epoch, i, cols, n, tx, ty, pre, post, w, t, current) -> None:
+    """Multiply `current` by a factor at the first `n` columns of `cols`."""
     state, constant, low, high = factor.state, factor.constant, factor.low, factor.high
-    end = pre.shape[0] - 1
-    if state == S_X0 or (S_X1 <= state <= S_X2 and dep != Y0):
-        moment = tx[i] if dep == X0 else end
-        raw = np.int64(tx[i] > 0) if state == S_X0 else np.int64(pre[moment, state - S_X1, i])
-        value = np.int32(min(max(raw + constant, low), high))
-        for q in range(n):
-            current[q] *= value
+    n_pre, n_post = tx.size, ty.size
+    if S_Y1 <= state <= S_Y3 and dep != Y0 and n == n_post:  # the usual one, without a list
+        at = ((tx[i] if dep == X0 else epoch) * 3 + state - S_Y1) * n_post
+        for j in range(n_post):
+            current[j] *= np.int32(min(max(np.int64(post[at + j]) + constant, low), high))
         return
     for q in range(n):
         j = cols[q]
@@ -283,36 +308,49 @@ def _factor(factor, dep, i, cols, n, tx, ty, pre, post, w, t, current) -> None: 
         elif state == S_Y0:
             raw = np.int64(ty[j] > 0)
         elif S_X1 <= state <= S_X2:
-            raw = np.int64(pre[ty[j], state - S_X1, i])
+            raw = np.int64(pre[(ty[j] * 2 + state - S_X1) * n_pre + i])
         else:
-            m = tx[i] if dep == X0 else (ty[j] if dep == Y0 else end)
-            raw = np.int64(post[m, state - S_Y1, j])
+            m = tx[i] if dep == X0 else (ty[j] if dep == Y0 else epoch)
+            raw = np.int64(post[(m * 3 + state - S_Y1) * n_post + j])
         raw += constant
         if factor.sign:
             raw = np.int64(raw > 0) - np.int64(raw < 0)
-        current[q] *= np.int32(min(max(raw, low), high))
+        current[j] *= np.int32(min(max(raw, low), high))
 
 
 @_compile
-def _row(net, begin, end, u, i, cols, n, tx, ty, pre, post, w, t, base, current, total) -> None:  # type: ignore[no-untyped-def]
-    """total = base << 7 plus the products, saturating after each, for row `i` and the columns listed."""
+def _row(net, begin, stop, u, epoch, i, cols, n, n_fired, tx, ty, pre, post, w, t, base, current, total) -> None:
+    """total = base << 7 plus the products, saturating after each, for row `i` and the first `n` columns of cols[0].
+
+    cols[1] lists the `n_fired` columns that fired: products that wait for y0 are 0 elsewhere. Products wrap at 32 bits
+    as Lava's do, in whatever order they are taken.
+    """
     for q in range(n):
-        total[q] = np.int32(base[cols[q]]) << 7
-    for b in range(begin, end):
+        j = cols[0, q]
+        total[j] = np.int32(base[j]) << 7
+    for b in range(begin, stop):
         product = net.products[b]
-        dep, mantissa, hidden, left = product.dependency, np.int32(product.mantissa), product.hidden, product.left
+        dep, hidden, left = product.dependency, product.hidden, product.left
+        active = cols[1] if dep == Y0 else cols[0]
+        count = n_fired if dep == Y0 else n
         if (dep == X0 and tx[i] == 0) or (dep == U and u == 0):
-            for q in range(n):  # a product of 0 still saturates
-                total[q] = min(max(total[q], BOTTOM), TOP)
-            continue
-        for q in range(n):
-            current[q] = 1 if dep != Y0 else np.int32(ty[cols[q]] > 0)
+            count = 0
+        scale = np.int32(product.mantissa)
         for f in range(product.first, product.end):
-            _factor(net.factors[f], dep, i, cols, n, tx, ty, pre, post, w, t, current)
-        for q in range(n):
-            value = np.int32(current[q] * mantissa) >> hidden
-            value = np.int32(value << left)
-            total[q] = min(max(total[q] + min(max(value, BOTTOM), TOP), BOTTOM), TOP)
+            if _is_scalar(net.factors[f], dep, epoch):
+                scale = np.int32(scale * _scalar(net.factors[f], dep, epoch, i, tx, pre))
+        for q in range(count):
+            current[active[q]] = scale
+        for f in range(product.first, product.end):
+            if not _is_scalar(net.factors[f], dep, epoch):
+                _multiply(net.factors[f], dep, epoch, i, active, count, tx, ty, pre, post, w, t, current)
+        for q in range(count):
+            j = active[q]
+            value = np.int32(np.int32(current[j]) >> hidden) << left
+            total[j] = total[j] + min(max(np.int32(value), BOTTOM), TOP)
+        for q in range(n):  # a product of 0 saturates too
+            j = cols[0, q]
+            total[j] = min(max(total[j], BOTTOM), TOP)
 
 
 @_compile
@@ -321,15 +359,15 @@ def _rounded(total: int, random: float) -> int:
 
 
 @_compile
-def _learn(net, rule, u, w, t, tx, ty, pre, post, random, cols, scratch) -> tuple[int, int]:  # type: ignore[no-untyped-def]
+def _learn(net, rule, u, w, t, tx, ty, pre, post, random, cols, scratch) -> tuple[int, int]:
     """The rule on all synapses that a product can move; returns how many were computed and how many changed."""
-    n_pre, n_post = w.shape
+    n_pre, n_post = tx.size, ty.size
     has_tags = rule.tags >= 0
-    begin, middle, end = rule.dw, rule.dt, rule.end
-    only_x0, any_u = True, False
-    for b in range(begin, end):
+    begin, middle, stop = rule.dw, rule.dt, rule.end
+    any_y0, any_u = False, False
+    for b in range(begin, middle):
         dependency = net.products[b].dependency
-        only_x0 = only_x0 and dependency == X0
+        any_y0 = any_y0 or dependency == Y0
         any_u = any_u or (dependency == U and u != 0)
     evaluated, changed = 0, 0
     current, total, fresh = scratch[0], scratch[1], scratch[2]
@@ -337,43 +375,52 @@ def _learn(net, rule, u, w, t, tx, ty, pre, post, random, cols, scratch) -> tupl
     for j in range(n_post):
         if ty[j] > 0:
             cols[1, n_fired] = j
+            cols[2, n_fired] = j
             n_fired += 1
-        cols[0, j] = j
     for i in range(n_pre):
         every = tx[i] > 0 or any_u or has_tags
-        if not every and (only_x0 or n_fired == 0):
+        if not every and (n_fired == 0 or not any_y0):
             continue
-        list_, n = (cols[0], n_post) if every else (cols[1], n_fired)
-        tag_row = t[i] if has_tags else w[i]
+        n = n_post if every else n_fired
+        lists = cols[0:2] if every else cols[1:3]  # rows: all, fired, fired
+        w_row = w[i * n_post : (i + 1) * n_post]
+        t_row = t[i * n_post : (i + 1) * n_post]
         if has_tags:  # tags see the weights as they were
-            _row(net, middle, end, u, i, list_, n, tx, ty, pre, post, w[i], tag_row, tag_row, current, total)
-            for q in range(n):
-                fresh[q] = min(max(_rounded(total[q], random), -257), 255)
+            _row(
+                net, middle, stop, u, rule.epoch, i, lists, n, n_fired, tx, ty, pre, post, w_row, t_row, t_row, current,
+                total,
+            )  # fmt: skip
+            for j in range(n_post):
+                fresh[j] = min(max(_rounded(total[j], random), -257), 255)
         if middle > begin:
-            _row(net, begin, middle, u, i, list_, n, tx, ty, pre, post, w[i], tag_row, w[i], current, total)
+            _row(
+                net, begin, middle, u, rule.epoch, i, lists, n, n_fired, tx, ty, pre, post, w_row, t_row, w_row, current,
+                total,
+            )  # fmt: skip
             for q in range(n):
-                j = list_[q]
-                value = total[q]
+                j = lists[0, q]
+                value = total[j]
                 if rule.low == 0:
                     value = max(value, np.int32(0))
                 if rule.high == 0:
                     value = min(value, np.int32(0))
                 new = min(max(_rounded(value, random), rule.low), rule.high)
-                changed += new != w[i, j]
-                w[i, j] = new
+                changed += new != w_row[j]
+                w_row[j] = new
         if has_tags:
-            for q in range(n):
-                t[i, list_[q]] = fresh[q]
+            for j in range(n_post):
+                t_row[j] = fresh[j]
         evaluated += n
     return evaluated, changed
 
 
 @_compile
-def _modulator(net, rule, which, spikes, u, v, out) -> None:  # type: ignore[no-untyped-def]
+def _modulator(net, rule, which, spikes, u, v, out) -> None:
     """out = what arrives as y0..y3 (`which`)."""
     source, port = rule.source[which], rule.port[which]
     if source < 0 or port == 3:
-        out[:] = 0
+        for j in range(out.size):
+            out[j] = 0
         return
     part = net.parts[source]
     for j in range(out.size):
@@ -390,12 +437,12 @@ def _modulator(net, rule, which, spikes, u, v, out) -> None:  # type: ignore[no-
 
 
 @_compile
-def _plastic_step(net, random, k, time, step, spikes, u, v, weights, tags, x, y, tx, ty, work, tally) -> None:  # type: ignore[no-untyped-def]
-    """Traces, and at the end of an epoch the rule, of plastic connection `k` in one lane."""
+def _plastic_step(net, random, k, time, step, spikes, u, v, weights, tags, x, y, tx, ty, work, tally) -> None:
+    """Traces, and at the end of an epoch the rule, of plastic connection `k` in one lane; its arrays are flat."""
     rule = net.rules[k]
     own = net.synapses[rule.connection]
     pre_start, post_start = net.parts[own.pre].start, net.parts[own.post].start
-    n_pre, n_post = x.shape[1], y.shape[1]
+    n_pre, n_post = tx.size, ty.size
     epoch = rule.epoch
     moment = time % epoch if time % epoch != 0 else epoch
     _pre_spikes(rule, moment, spikes[pre_start : pre_start + n_pre], own.payload > 0, x, tx)
@@ -403,36 +450,42 @@ def _plastic_step(net, random, k, time, step, spikes, u, v, weights, tags, x, y,
     if rule.three_factor:
         _modulator(net, rule, 0, spikes, u, v, gate)
     else:
-        gate[:] = spikes[post_start : post_start + n_post]
+        for j in range(n_post):
+            gate[j] = spikes[post_start + j]
         between = random.impulse[k, 1, 2 * step]
         for j in range(n_post):
             if gate[j] != 0 and ty[j] > 0:
                 for q in range(3):
-                    y[q, j] = _add_impulse(y[q, j], rule.impulse[2 + q], rule.fraction[2 + q], between)
+                    y[q * n_post + j] = _add_impulse(
+                        y[q * n_post + j], rule.impulse[2 + q], rule.fraction[2 + q], between
+                    )
     for j in range(n_post):
         if gate[j] != 0:
             ty[j] = moment
     if rule.three_factor:
         for q in range(3):
             _modulator(net, rule, q + 1, spikes, u, v, gate)
-            y[q] = gate
+            for j in range(n_post):
+                y[q * n_post + j] = gate[j]
     if time % epoch != 0:
         return
-    pre = work.pre[: (epoch + 1) * 2 * n_pre].reshape((epoch + 1, 2, n_pre))
-    post = work.post[: (epoch + 1) * 3 * n_post].reshape((epoch + 1, 3, n_post))
-    last = 2 * step + 1
-    _history(rule, 0, x, tx, pre, random.decay[k, 0, last], random.impulse[k, 0, last])
-    _history(rule, 2, y, ty, post, random.decay[k, 1, last], random.impulse[k, 1, last])
-    x[:] = pre[epoch]
+    pre, post, last = work.pre, work.post, 2 * step + 1
+    _history(rule, 0, 2, x, tx, pre, random.decay[k, 0, last], random.impulse[k, 0, last])
+    _history(rule, 2, 3, y, ty, post, random.decay[k, 1, last], random.impulse[k, 1, last])
+    for i in range(x.size):
+        x[i] = pre[epoch * x.size + i]
     if not rule.three_factor:
-        y[:] = post[epoch]
+        for j in range(y.size):
+            y[j] = post[epoch * y.size + j]
     applies = 1 if (time // epoch) % (1 << rule.decimate) == 0 else 0
     drawn = random.synapse[random.offset[k] + time // epoch - (time - step - 1) // epoch - 1]
     evaluated, changed = _learn(net, rule, applies, weights, tags, tx, ty, pre, post, drawn, work.columns, work.scratch)
     tally[0] += evaluated
     tally[1] += changed
-    tx[:] = 0
-    ty[:] = 0
+    for i in range(n_pre):
+        tx[i] = 0
+    for j in range(n_post):
+        ty[j] = 0
 
 
 class Work(NamedTuple):
@@ -453,7 +506,7 @@ class Work(NamedTuple):
 
 
 @_compile
-def _work(net) -> Work:  # type: ignore[no-untyped-def]
+def _work(net) -> Work:
     last = net.parts[net.parts.size - 1]
     width = last.start + last.size
     spread, pre, post, widest = 1, 1, 1, 1
@@ -466,6 +519,9 @@ def _work(net) -> Work:  # type: ignore[no-untyped-def]
         own = net.synapses[rule.connection]
         pre = max(pre, (rule.epoch + 1) * 2 * net.parts[own.pre].size)
         post = max(post, (rule.epoch + 1) * 3 * net.parts[own.post].size)
+    columns = np.zeros((3, widest), np.int64)  # all; twice the list of those that fired
+    for j in range(widest):
+        columns[0, j] = j
     return Work(
         np.zeros(width, np.int32),
         np.zeros(width, np.int32),
@@ -477,16 +533,23 @@ def _work(net) -> Work:  # type: ignore[no-untyped-def]
         np.zeros(widest, np.int32),
         np.zeros(pre, np.int32),
         np.zeros(post, np.int32),
-        np.zeros((2, widest), np.int64),
+        columns,
         np.zeros((3, widest), np.int32),
     )
 
 
 @_compile
-def _step_neurons(net, st, out, lane, time, step, work, tally) -> None:  # type: ignore[no-untyped-def]
+def _copy(source, target, start) -> None:
+    for j in range(source.size):
+        target[start + j] = source[j]
+
+
+@_compile
+def _step_neurons(net, st, out, lane, time, step, work, tally) -> None:
     """Hand over the rings, fire, record, list who fired; the inputs' spikes lie in work.spikes already."""
-    work.a[:] = 0
-    work.target[:] = 0
+    for j in range(work.a.size):
+        work.a[j] = 0
+        work.target[j] = 0
     for own in net.synapses:
         size = net.parts[own.post].size
         begin = own.ring + ((time - 1) % own.depth) * size
@@ -495,7 +558,7 @@ def _step_neurons(net, st, out, lane, time, step, work, tally) -> None:  # type:
         into = work.target[start : start + size] if own.target else work.a[start : start + size]
         for j in range(size):
             into[j] += row[j]
-        row[:] = 0
+            row[j] = 0
     for number in range(net.inputs, net.parts.size):
         part, k = net.parts[number], number - net.inputs
         start, stop = part.start - net.first, part.start - net.first + part.size
@@ -509,13 +572,13 @@ def _step_neurons(net, st, out, lane, time, step, work, tally) -> None:  # type:
         tally[net.parts.size + net.synapses.size + k] += driven
         t, at = out.begin + step, out.columns[k]
         if at[0] >= 0:
-            out.small[lane, t, at[0] : at[0] + part.size] = fired
+            _copy(fired, out.small[lane, t], at[0])
         if at[1] >= 0:
-            out.graded[lane, t, at[1] : at[1] + part.size] = fired
+            _copy(fired, out.graded[lane, t], at[1])
         if at[2] >= 0:
-            out.u[lane, t, at[2] : at[2] + part.size] = u
+            _copy(u, out.u[lane, t], at[2])
         if at[3] >= 0:
-            out.v[lane, t, at[3] : at[3] + part.size] = v
+            _copy(v, out.v[lane, t], at[3])
     for number in range(net.parts.size):
         part = net.parts[number]
         count, start = 0, part.start
@@ -527,14 +590,14 @@ def _step_neurons(net, st, out, lane, time, step, work, tally) -> None:  # type:
 
 
 @_compile
-def _step_synapses(net, random, st, lane, time, step, work, tally) -> None:  # type: ignore[no-untyped-def]
+def _step_synapses(net, random, st, lane, time, step, work, tally) -> None:
     """Read the spikes just fired, and learn."""
     for c in range(net.synapses.size):
         own = net.synapses[c]
         pre, size, n_pre = net.parts[own.pre], net.parts[own.post].size, net.parts[own.pre].size
         spikes, active = work.spikes[pre.start : pre.start + n_pre], work.active[pre.start : pre.start + n_pre]
         count, depth = work.count[own.pre], own.depth
-        ring = st.buffer[lane, own.ring : own.ring + depth * size].reshape((depth, size))
+        ring = st.buffer[lane, own.ring : own.ring + depth * size]
         for e in range(count):
             tally[net.parts.size + c] += net.fan_out[own.fan + active[e]]
         k = own.plastic
@@ -543,13 +606,13 @@ def _step_synapses(net, random, st, lane, time, step, work, tally) -> None:  # t
             continue
         rule = net.rules[k]
         begin, length = rule.weights, n_pre * size
-        weights = st.weights[lane, begin : begin + length].reshape((n_pre, size))
-        _read_plastic(weights, spikes, active, count, own.payload > 0, own.exponent, ring[0], work.total)
+        weights = st.weights[lane, begin : begin + length]
+        _read_plastic(weights, spikes, active, count, own.payload > 0, own.exponent, ring, work.total)
         tags = weights
         if rule.tags >= 0:
-            tags = st.tags[lane, rule.tags : rule.tags + length].reshape((n_pre, size))
-        x = st.x[lane, 2 * rule.x : 2 * (rule.x + n_pre)].reshape((2, n_pre))
-        y = st.y[lane, 3 * rule.y : 3 * (rule.y + size)].reshape((3, size))
+            tags = st.tags[lane, rule.tags : rule.tags + length]
+        x = st.x[lane, 2 * rule.x : 2 * (rule.x + n_pre)]
+        y = st.y[lane, 3 * rule.y : 3 * (rule.y + size)]
         tx, ty = st.tx[lane, rule.x : rule.x + n_pre], st.ty[lane, rule.y : rule.y + size]
         at = 2 * net.parts.size - net.inputs + net.synapses.size + 2 * k
         _plastic_step(
@@ -559,7 +622,7 @@ def _step_synapses(net, random, st, lane, time, step, work, tally) -> None:  # t
 
 
 @_compile
-def run(inputs, time, first_lane, last_lane, net, random, st, out, counts) -> None:  # type: ignore[no-untyped-def]
+def run(inputs, time, first_lane, last_lane, net, random, st, out, counts) -> None:
     """Advance lanes first_lane..last_lane - 1 by the steps of `inputs` (batch, steps, channels)."""
     work = _work(net)
     width = inputs.shape[2]

@@ -34,9 +34,10 @@ class LocalObjective(ABC):
         """Modules that are trained beside the layers and left behind at deployment, one per layer."""
 
     @abstractmethod
-    def layer_loss(self, level: int, inputs: Tensor, below: Tensor, activity: Tensor, head: nn.Module,
-                   hyper: Mapping[str, float]) -> Tensor:  # fmt: skip
-        """The loss of layer `level`: its `activity` `(N, T, n)` has gradients, `inputs` and `below` have none."""
+    def layer_loss(
+        self, inputs: Tensor, below: Tensor, activity: Tensor, head: nn.Module, hyper: Mapping[str, float]
+    ) -> Tensor:
+        """The loss of one layer: its `activity` `(N, T, n)` has gradients, `inputs` and `below` have none."""
 
     def loss(
         self, inputs: Tensor, activities: Sequence[Tensor], heads: nn.ModuleList, hyper: Mapping[str, float]
@@ -51,8 +52,8 @@ class LocalObjective(ABC):
             The scalar, and the last layer's mean activities `(N, n)` as the embeddings to watch.
         """
         total, below = inputs.new_zeros(()), inputs
-        for level, (activity, head) in enumerate(zip(activities, heads, strict=True)):
-            total = total + self.layer_loss(level, inputs, below, activity, head, hyper)
+        for activity, head in zip(activities, heads, strict=True):
+            total = total + self.layer_loss(inputs, below, activity, head, hyper)
             total = total + hyper["variance"] * variance_floor(activity, hyper["floor"])
             total = total + hyper["rate"] * rate_penalty(activity, hyper["target_rate"])
             below = activity.detach()
@@ -108,8 +109,9 @@ class SpikingPredictive(LocalObjective):
         below = (n_in, *sizes[:-1]) if self.target == "below" else (n_in,) * len(sizes)
         return nn.ModuleList(nn.Linear(n, out) for n, out in zip(sizes, below, strict=True))
 
-    def layer_loss(self, level: int, inputs: Tensor, below: Tensor, activity: Tensor, head: nn.Module,
-                   hyper: Mapping[str, float]) -> Tensor:  # fmt: skip
+    def layer_loss(
+        self, inputs: Tensor, below: Tensor, activity: Tensor, head: nn.Module, hyper: Mapping[str, float]
+    ) -> Tensor:
         """`prediction` times the share of the target's variance that is not predicted."""
         source = below if self.target == "below" else inputs
         wanted = source if self.target == "next" else trace(source, self.keep)
@@ -124,31 +126,40 @@ class SpikingPredictive(LocalObjective):
 
 @dataclass(frozen=True)
 class TemporalContrast(LocalObjective):
-    """Each layer tells samples apart by what they share over time: its early mean activity and its late one agree.
+    """Each layer tells samples apart by what lasts: what it does now and what it does next agree.
 
-    NT-Xent of the two halves of the time, the batch's other samples as negatives, in every layer: the contrastive side
-    of CLAPP (Illing et al. 2021) and ESPP (Graf et al. 2024, arXiv 2405.13976) with temporal adjacency as the only
-    signal. It needs inputs whose halves differ: events, sounds, or random rate codes.
+    Time is cut into blocks of `block` steps (0: two halves); NT-Xent between the mean activity of the even and of the
+    odd blocks, the batch's other samples as negatives, in every layer. It is the contrastive side of CLAPP (Illing et
+    al. 2021) and ESPP (Graf et al. 2024, arXiv 2405.13976) with temporal adjacency as the only signal.
     """
 
+    block: int = 0
     name: ClassVar[str] = "temporal_contrast"
     family: ClassVar[str] = "contrastive"
     hyper: ClassVar[dict[str, float]] = {
         "contrast": 1.0, "temperature": 0.2, "variance": 1.0, "floor": 0.05, "rate": 0.1, "target_rate": 0.1,
     }  # fmt: skip
 
+    def __post_init__(self) -> None:
+        if self.block < 0:
+            raise ConfigError(f"{self.name}: block is {self.block}; expected 1 step or more, or 0 for halves")
+
     def heads(self, n_in: int, sizes: Sequence[int]) -> nn.ModuleList:
         """One linear projector per layer."""
         return nn.ModuleList(nn.Linear(n, min(n, 64), bias=False) for n in sizes)
 
-    def layer_loss(self, level: int, inputs: Tensor, below: Tensor, activity: Tensor, head: nn.Module,
-                   hyper: Mapping[str, float]) -> Tensor:  # fmt: skip
-        """`contrast` times NT-Xent between the halves."""
-        half = activity.shape[1] // 2
-        if half < 1:
-            raise ConfigError(f"{self.name}: {activity.shape[1]} steps have no halves; give 2 or more")
-        early, late = activity[:, :half].mean(1), activity[:, half:].mean(1)
-        return hyper["contrast"] * nt_xent_loss(head(early), head(late), hyper["temperature"])
+    def layer_loss(
+        self, inputs: Tensor, below: Tensor, activity: Tensor, head: nn.Module, hyper: Mapping[str, float]
+    ) -> Tensor:
+        """`contrast` times NT-Xent between even and odd blocks."""
+        steps = activity.shape[1]
+        block = self.block or steps // 2
+        if block < 1 or block >= steps:
+            raise ConfigError(f"{self.name}: {steps} steps do not hold two blocks of {block}; give more steps")
+        odd = torch.arange(steps, device=activity.device) // block % 2 == 1
+        return hyper["contrast"] * nt_xent_loss(
+            head(activity[:, ~odd].mean(1)), head(activity[:, odd].mean(1)), hyper["temperature"]
+        )
 
 
 OBJECTIVES: dict[str, type[LocalObjective]] = {c.name: c for c in (SpikingPredictive, TemporalContrast)}

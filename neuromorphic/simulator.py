@@ -9,14 +9,19 @@ fired: a spike needs one step per connection. Sources mirrored: lava/proc/{lif,d
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgessl.errors import BudgetError, ConfigError, InputError, StateMismatchError
 from neuromorphic.learning import Plasticity
 from neuromorphic.network import LIF, REGISTER, Connection, ErrorUnit, Graded, IntegerNetwork, Population, TernaryLIF
+
+if TYPE_CHECKING:
+    from neuromorphic.compiled import CompiledSimulator
 
 Choice = bool | Sequence[str]
 
@@ -247,6 +252,35 @@ class Simulator:
             if synapses.plasticity is not None:
                 keys = synapses.plasticity.state()
                 synapses.plasticity.restore({key: state[f"{name}.{key}"] for key in keys})
+
+
+def engines() -> tuple[str, ...]:
+    """The simulators that can run here: "numpy", and "compiled" where numba is installed."""
+    return ("numpy", "compiled") if importlib.util.find_spec("numba") else ("numpy",)
+
+
+def make_simulator(
+    network: IntegerNetwork, batch: int = 1, engine: str = "auto", max_bytes: int = 1 << 30
+) -> Simulator | CompiledSimulator:
+    """A simulator by name; all of them compute the same numbers.
+
+    Args:
+        network: what to run.
+        batch: lanes.
+        engine: "numpy", "compiled", or "auto": the fastest that is installed.
+        max_bytes: see `Simulator`.
+
+    Raises:
+        ConfigError: no such engine.
+        MissingDependencyError: "compiled" without numba.
+    """
+    if engine not in ("auto", "numpy", "compiled"):
+        raise ConfigError(f"engine must be auto, numpy or compiled, found {engine!r}")
+    if engine == "numpy" or (engine == "auto" and "compiled" not in engines()):
+        return Simulator(network, batch, max_bytes)
+    from neuromorphic.compiled import CompiledSimulator
+
+    return CompiledSimulator(network, batch, max_bytes)
 
 
 class _Synapses:

@@ -17,6 +17,7 @@ from edgessl.errors import ConfigError
 BENCHES: dict[str, str] = {
     "step": "edgessl.bench.step:run",
     "objectives": "edgessl.bench.objectives:run",
+    "neuro": "edgessl.bench.neuro:run",
     "pretrain": "edgessl.bench.pretrain:run",
     "spiking": "edgessl.bench.spiking:run",
 }

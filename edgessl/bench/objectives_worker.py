@@ -6,6 +6,7 @@ JSON lines: `{"suite", "objective", "seed", "epochs"}` in, a result of `edgessl.
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -16,18 +17,21 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 from edgessl.bench.suites import Suite, suite_of
 from edgessl.checkpoint import Checkpoint
 from edgessl.data import Source, Subset, content_hash, load_shared
 from edgessl.data.tokens import TokenWindows
-from edgessl.encoders import Encoder, build_encoder
+from edgessl.encoders import Encoder
 from edgessl.evaluate import Protocol, Result, TorchEmbedder, embed_source, knn_accuracy, paired_recall, rankme
 from edgessl.evaluate.data import LabelledData, Split, open_labelled
 from edgessl.evaluate.finetune import fine_tune
 from edgessl.evaluate.probes import fit_linear
 from edgessl.pretrain import collapse_warning, input_spec, pretrain
-from edgessl.recipe import Recipe, parse_recipe
+from edgessl.recipe import Part, Recipe, encoder_of, parse_recipe
+from edgessl.step import hyper_tensors
 from edgessl.views import default_views
 
 PROBES = {"knn": {"k": 20, "temperature": 0.1, "metric": "cosine"}, "linear": {"C": 1.0, "penalty": "l2"}}
@@ -36,8 +40,6 @@ REFERENCES = ("random", "supervised")
 
 def main() -> None:
     """Answer questions on stdin until it ends."""
-    import torch
-
     torch.set_num_threads(1)  # as many workers as there are cores
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints must not mix with the answers
@@ -61,7 +63,7 @@ def measure(name: str, objective: str, seed: int, epochs: int) -> Result:
     began = time.process_time()
     encoder, details = _encoder(suite, data, objective, seed, epochs)
     seconds = time.process_time() - began
-    embedder = TorchEmbedder(encoder)
+    embedder = TorchEmbedder(LastToken(encoder) if data.train.source.kind == "tokens" else encoder)
     bank, queries = embed_source(embedder, data.train.source), embed_source(embedder, data.test.source)
     probe = fit_linear(bank, data.train.labels)
     figures = {
@@ -87,6 +89,18 @@ def measure(name: str, objective: str, seed: int, epochs: int) -> Result:
     details |= {"rankme": rankme(queries), "dim": bank.shape[1], "seconds": round(seconds, 1)}
     role = "baseline" if objective in REFERENCES else "ours"
     return Result(objective, protocol, figures, role, details)
+
+
+class LastToken(nn.Module):
+    """The last token's features `(N, D)`, which the next symbol depends on, in place of the mean of all."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features of the last place of windows `(N, 1, L)`."""
+        return self.encoder.features(x)[:, -1]
 
 
 def bits(probe: Any, queries: np.ndarray[Any, Any], truth: np.ndarray[Any, Any]) -> float:
@@ -163,7 +177,7 @@ def _encoder(
     if objective in REFERENCES:
         name, options = suite.encoder_for(objective)
         spec = input_spec(data.train.source)
-        start = build_encoder(name, spec.shape, mean=spec.mean, std=spec.std, seed=seed, **options)
+        start = encoder_of(Part(name=name, options=dict(options)), spec, seed)
         if objective == "random":
             return start, {}
         tuned = fine_tune(
@@ -184,7 +198,10 @@ def _encoder(
             teacher = _teacher(suite, data.train.source, seed, epochs, Path(folder))
             recipe = recipe_of(suite, objective, seed, epochs, teacher=str(teacher))
         done = pretrain(recipe, data.train.source)
-        return done.encoder(), _training_details(done)
+        details = _training_details(done)
+        if objective == "causal" and data.test.source.kind == "tokens":
+            details["own_bits"] = _test_loss(done, data.test.samples()) / math.log(2)
+        return done.encoder(), details
 
 
 def _teacher(suite: Suite, source: Source, seed: int, epochs: int, folder: Path) -> Path:
@@ -192,6 +209,16 @@ def _teacher(suite: Suite, source: Source, seed: int, epochs: int, folder: Path)
     path = folder / "teacher.safetensors"
     pretrain(recipe_of(suite, "simclr", seed, epochs, encoder=(suite.teacher, {})), source, checkpoint=path)
     return path
+
+
+def _test_loss(done: Checkpoint, samples: np.ndarray[Any, Any]) -> float:
+    """The objective's own loss, without noise, over samples it was not trained on."""
+    step, hyper = done.train_step(), hyper_tensors(done.train_step().hyper)
+    losses = []
+    for rows in np.array_split(samples, max(1, len(samples) // 250)):
+        noise = torch.zeros(step.noise_shape(len(rows)))
+        losses.append(float(step.gradient(done.state, torch.from_numpy(rows), noise, hyper).loss) * len(rows))
+    return sum(losses) / len(samples)
 
 
 def _training_details(done: Checkpoint) -> dict[str, Any]:

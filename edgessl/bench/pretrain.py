@@ -138,6 +138,7 @@ def take_turns(
                 rates[name] += ask(name, {"measure": True}).get("views_per_s", [])
         for name in list(workers):
             rows[name].update(ask(name, {"measure": False}))
+    peak = max((row.get("peak_gflops") or 0.0 for row in rows.values()), default=0.0)  # one machine has one peak
     plain = [statistics.median(found) for name, found in rates.items() if name.startswith("torch") and found]
     for name, row in rows.items():
         if rates[name] and row["error"] is None:
@@ -145,7 +146,8 @@ def take_turns(
             row["turns_views_per_s"] = [round(rate, 1) for rate in rates[name]]
             row["views_per_s"] = round(median, 1)
             row["ratio"] = round(median / max(plain), 3) if plain else None
-            row["fraction_of_peak"] = round(median * row["flops_per_view"] / (row["peak_gflops"] * 1e9), 4)
+            row["peak_gflops"] = peak
+            row["fraction_of_peak"] = round(median * row["flops_per_view"] / (peak * 1e9), 4)
     return list(rows.values())
 
 

@@ -21,6 +21,13 @@ from edgessl.objectives import OBJECTIVES
 
 Json = Mapping[str, Any]
 
+# what some comparisons have beside accuracies: key of the details -> heading
+EXTRA = {
+    "bits": "bits per character, probe",
+    "own_bits": "bits per character, own loss",
+    "recall_across": "first side finds second",
+}
+
 INTRODUCTION = """# What each objective learns
 
 Every objective of a table had the same data, the same encoder, the same number of samples and the same optimizer
@@ -29,7 +36,8 @@ of them, so the tables say what to expect from a short run on a CPU, not what an
 those of the last epoch, mean and standard deviation over the seeds. Labels were used by the probes and the supervised
 encoder only: kNN is the weighted vote of 20 neighbours (cosine, temperature 0.1), linear is logistic regression on
 standardised embeddings; both see every training label. *random* is the same encoder with its initial weights;
-*supervised* is trained with all labels, without augmentation. RankMe is the effective rank of the test embeddings; a
+*supervised* is trained with all labels on
+the same random views. RankMe is the effective rank of the test embeddings; a
 row marked with a dagger had collapsed, or nearly, when training ended.
 
 `make results` runs it all again (hours); `edgessl bench objectives --set suite=NAME` runs one table.
@@ -82,9 +90,8 @@ def _cells(result: Json) -> tuple[list[str], list[list[str]]]:
     """Column names and rows of text, best kNN first, references on top."""
     results = merged(result)
     compared = table(results)  # refuses rows of different protocols
-    extra = [key for key in ("bits", "recall_across") if any(details(result, r.name).get(key) for r in results)]
-    titles = {"bits": "bits per character", "recall_across": "phone finds watch"}
-    columns = ["", "family", *compared.columns, *(titles[key] for key in extra), "RankMe", "seconds"]
+    extra = [key for key in EXTRA if any(details(result, r.name).get(key) for r in results)]
+    columns = ["", "family", *compared.columns, *(EXTRA[key] for key in extra), "RankMe", "seconds"]
     rows = []
     for name, cells in compared.rows:
         known = details(result, name)

@@ -12,7 +12,7 @@ from edgessl.errors import ConfigError
 CONVOLUTIONAL_IMAGES = (
     *("simclr", "moco", "mocov3", "dcl", "nnclr"),
     *("byol", "simsiam", "dino"),
-    *("vicreg", "barlow_twins", "tico", "w_mse"),
+    *("vicreg", "barlow_twins", "tico"),
     *("swav", "deepcluster"),
     *("simmim", "denoising", "vae", "diffusion"),
     *("rotation", "jigsaw", "relative_position"),
@@ -21,7 +21,7 @@ CONVOLUTIONAL_IMAGES = (
 SIGNALS = (
     *("simclr", "moco", "mocov3", "dcl", "nnclr", "temporal", "cpc"),
     *("byol", "simsiam", "dino"),
-    *("vicreg", "barlow_twins", "tico", "w_mse"),
+    *("vicreg", "barlow_twins", "tico"),
     *("swav", "deepcluster"),
     *("simmim", "denoising", "vae", "diffusion"),
     *("predictive_coding", "seed"),
@@ -63,9 +63,10 @@ class Suite:
         return self.variants.get(objective, (self.encoder, self.encoder_options))
 
 
-TEXT = {"vocabulary": 65, "width": 64, "depth": 2, "heads": 4}
+SMALL = {"width": 48, "depth": 3, "heads": 3}
+TEXT = {"width": 64, "depth": 2, "heads": 4}
 CAUSAL = ("token_transformer", {**TEXT, "causal": True})
-WORDS = ("word_vectors", {"vocabulary": 65, "width": 64})
+WORDS = ("word_vectors", {"width": 64})
 
 SUITES = {
     "digits": Suite(
@@ -76,30 +77,50 @@ SUITES = {
         "shared:fashion_mnist",
         "ds_cnn_s",
         CONVOLUTIONAL_IMAGES,
-        10_000,
-        5_000,
-        6,
+        6_000,
+        3_000,
+        5,
     ),
     "fashion_transformer": Suite(
         "Fashion-MNIST, transformer",
         "shared:fashion_mnist",
         "vit",
         ("simclr", "dino", "simmim", "mae", "beit", "data2vec"),
-        10_000,
-        5_000,
-        6,
-        encoder_options={"width": 48, "depth": 3, "heads": 3},
+        6_000,
+        3_000,
+        4,
+        encoder_options=SMALL,
     ),
     "color": Suite(
         "CIFAR-100 subset, colour pictures",
         "shared:cifar100_sub",
         "ds_cnn_s",
         ("simclr", "rotation", "colorization"),
-        10_000,
+        6_000,
         2_000,
-        6,
+        4,
     ),
-    "har": Suite("Activities by phone, unseen people", "shared:har_phone_watch", "cnn1d", SIGNALS, 3_500, 3_500, 12),
+    "har": Suite(
+        "Activities by phone, unseen people",
+        "shared:har_phone_watch",
+        "cnn1d",
+        SIGNALS,
+        3_500,
+        3_500,
+        12,
+        teacher="signal_transformer",
+    ),
+    "har_transformer": Suite(
+        "Activities by phone, unseen people: transformer",
+        "shared:har_phone_watch",
+        "signal_transformer",
+        ("simclr", "simmim", "mae", "beit", "data2vec", "causal", "cpc"),
+        3_500,
+        3_500,
+        12,
+        encoder_options=SMALL,
+        variants={name: ("signal_transformer", {**SMALL, "causal": True}) for name in ("causal", "cpc")},
+    ),
     "speech": Suite(
         "Speech commands, unseen speakers",
         "shared:speech_commands",
@@ -107,7 +128,7 @@ SUITES = {
         SIGNALS,
         4_000,
         1_200,
-        10,
+        4,
         options={"n_mels": 32, "n_fft": 512, "hop": 256},
     ),
     "pairs": Suite(
@@ -125,9 +146,9 @@ SUITES = {
         "shared:tinyshakespeare",
         "token_transformer",
         ("causal", "masked_tokens", "skipgram", "cbow"),
-        20_000,
-        5_000,
-        8,
+        6_000,
+        3_000,
+        10,
         options={"window": 32, "stride": 20},
         encoder_options=TEXT,
         variants={

@@ -26,6 +26,7 @@ _EXTRAS = {
     "onnxscript": "export",
     "pydantic": "train",
     "sklearn": "train",
+    "snntorch": "neuromorphic",
     "torch": "train",
 }
 

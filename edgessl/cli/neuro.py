@@ -7,8 +7,11 @@ import click
 from edgessl.cli.group import LazyGroup, examples
 
 COMMANDS = {
+    "setup": "edgessl.cli.neuro_setup:setup",
     "train": "edgessl.cli.neuro_train:train",
     "convert": "edgessl.cli.neuro_convert:convert",
+    "simulate": "edgessl.cli.neuro_simulate:simulate",
+    "verify": "edgessl.cli.neuro_verify:verify",
 }
 
 

@@ -137,6 +137,18 @@ def mlp(sizes: tuple[int, ...], norm: str) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+def centred_mlp(sizes: tuple[int, ...], norm: str) -> nn.Sequential:
+    """`mlp` for losses that centre its output over the batch: its last layer norm has no bias either.
+
+    Where a unit is on for every sample, its bias shifts all outputs alike, centring takes that away, and Adam would
+    turn what rounding leaves of the gradient into steps.
+    """
+    layers = mlp(sizes, norm)
+    if norm == "layer":
+        layers[-3] = nn.LayerNorm(sizes[-2], bias=False)  # ... norm, ReLU, linear
+    return layers
+
+
 def encode_pair(network: Network, a: Tensor, b: Tensor) -> Tensor:
     """Encoder embeddings of both views from one pass, `(2N, D)`: rows of `a`, then rows of `b`."""
     return network("encoder", torch.cat([a, b]))

@@ -15,29 +15,36 @@ from edgessl.objectives.base import (
     Network,
     Objective,
     Slots,
+    centred_mlp,
     encode_pair,
     halves,
     mlp,
     moving_average,
 )
-from edgessl.objectives.functional import negative_cosine_loss
+from edgessl.objectives.functional import centred, negative_cosine_loss
 
 
 @dataclass(frozen=True)
 class BYOL(Objective):
-    """Slot `teacher`: the moving average of theta. With batch norm the teacher uses batch statistics, as BYOL does."""
+    """Slot `teacher`: the moving average of theta. With batch norm the teacher uses batch statistics, as BYOL does.
+
+    Predictions and targets are centred over the batch, so that a teacher whose embeddings all point one way (an
+    untrained one) is nothing to agree with. Two centred samples are each other's opposites, whatever they show, so 4
+    are the least.
+    """
 
     hidden: int = 128
     projection: int = 64
     name: ClassVar[str] = "byol"
     family: ClassVar[str] = "distillation"
     hyper: ClassVar[dict[str, float]] = {"teacher_decay": 0.99}
+    min_batch: ClassVar[int] = 4
 
     def heads(self, encoder: Encoder, norm: str) -> dict[str, nn.Module]:
         """Projector and predictor, two layers each."""
         return {
             "projector": mlp((encoder.embedding_dim, self.hidden, self.projection), norm),
-            "predictor": mlp((self.projection, self.hidden, self.projection), norm),
+            "predictor": centred_mlp((self.projection, self.hidden, self.projection), norm),
         }
 
     def slots(self, theta: Tensor) -> Slots:
@@ -47,10 +54,12 @@ class BYOL(Objective):
     def loss(self, network: Network, slots: Slots, batch: Batch, hyper: Slots, gather: Gather) -> Loss:
         """`2 - 2 cos`, averaged over the two directions."""
         h = encode_pair(network, *batch.views)
-        p_a, p_b = halves(network("predictor", network("projector", h)))
+        p_a, p_b = (centred(gather(p)) for p in halves(network("predictor", network("projector", h))))
         teacher = network.at(slots["teacher"])
-        t_a, t_b = halves(teacher("projector", encode_pair(teacher, *batch.views)).detach())
-        cross = negative_cosine_loss(gather(p_a), gather(t_b)) + negative_cosine_loss(gather(p_b), gather(t_a))
+        t_a, t_b = (
+            centred(gather(t)) for t in halves(teacher("projector", encode_pair(teacher, *batch.views)).detach())
+        )
+        cross = negative_cosine_loss(p_a, t_b) + negative_cosine_loss(p_b, t_a)
         return Loss(2.0 + cross, h, {})
 
     def after_update(self, slots: Slots, theta: Tensor, hyper: Slots) -> Slots:

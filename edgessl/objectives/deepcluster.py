@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from edgessl.encoders.base import Encoder
-from edgessl.objectives.base import Batch, Gather, Loss, Network, Objective, Slots, encode_pair, halves
-from edgessl.objectives.centred_mlp import centred_mlp
+from edgessl.objectives.base import Batch, Gather, Loss, Network, Objective, Slots, centred_mlp, encode_pair, halves
 from edgessl.objectives.functional import centred, cross_view_entropy, minibatch_kmeans, normalize
 
 

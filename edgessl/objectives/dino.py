@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from edgessl.encoders.base import Encoder
-from edgessl.objectives.base import Batch, Gather, Loss, Network, Objective, Slots, moving_average
-from edgessl.objectives.centred_mlp import centred_mlp
+from edgessl.objectives.base import Batch, Gather, Loss, Network, Objective, Slots, centred_mlp, moving_average
 from edgessl.objectives.functional import dino_loss
 from edgessl.objectives.prototypes import Prototypes, view_scores
 

@@ -15,12 +15,12 @@ from edgessl.objectives.base import (
     Network,
     Objective,
     Slots,
+    centred_mlp,
     encode_pair,
     halves,
     mlp,
     moving_average,
 )
-from edgessl.objectives.centred_mlp import centred_mlp
 from edgessl.objectives.functional import centred, in_batch_nce_loss
 
 

@@ -9,8 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from edgessl.encoders.base import Encoder
-from edgessl.objectives.base import Batch, Gather, Loss, Network, Objective, Slots, encode_pair, halves, mlp
-from edgessl.objectives.centred_mlp import centred_mlp
+from edgessl.objectives.base import (
+    Batch,
+    Gather,
+    Loss,
+    Network,
+    Objective,
+    Slots,
+    centred_mlp,
+    encode_pair,
+    halves,
+    mlp,
+)
 from edgessl.objectives.functional import centred, in_batch_nce_loss, normalize
 from edgessl.objectives.moco import enqueue
 

@@ -8,8 +8,18 @@ from typing import ClassVar
 from torch import nn
 
 from edgessl.encoders.base import Encoder
-from edgessl.objectives.base import Batch, Gather, Loss, Network, Objective, Slots, encode_pair, halves, mlp
-from edgessl.objectives.centred_mlp import centred_mlp
+from edgessl.objectives.base import (
+    Batch,
+    Gather,
+    Loss,
+    Network,
+    Objective,
+    Slots,
+    centred_mlp,
+    encode_pair,
+    halves,
+    mlp,
+)
 from edgessl.objectives.functional import negative_cosine_loss, standardized
 
 

@@ -12,6 +12,7 @@ from edgessl.errors import ConfigError, DataError
 TINY = spiking.Case(
     "digits", 200, 100,
     {"hidden": [12, 8], "epochs": 1, "batch_size": 32, "encoder": {"name": "regular", "options": {"steps": 6}}},
+    block=3,
 )  # fmt: skip
 
 
@@ -64,7 +65,7 @@ def test_what_the_bench_refuses(tiny: None, tmp_path: Path) -> None:
 
 def test_training_and_test_samples_are_not_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     # more test samples than the test part has are taken from what training leaves of the other
-    case = spiking.Case("digits", 300, 800, TINY.recipe)
+    case = spiking.Case("digits", 300, 800, TINY.recipe, block=3)
     data = spiking.load(case)
     assert (len(data.train), len(data.test)) == (300, 800)
     assert not set(data.train.indices) & set(data.test.indices)

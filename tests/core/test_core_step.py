@@ -161,6 +161,7 @@ def plain_loss(name: str, parts: Any, teacher: Any, a: Tensor, b: Tensor, step: 
     p_a, p_b = parts.predictor(torch.cat([z_a, z_b])).chunk(2)
     with torch.no_grad():
         t_a, t_b = teacher.projector(teacher.encoder(torch.cat([a, b]))).chunk(2)
+    p_a, p_b, t_a, t_b = (rows - rows.mean(0) for rows in (p_a, p_b, t_a, t_b))
     return 2 + negative_cosine_loss(p_a, t_b) + negative_cosine_loss(p_b, t_a)
 
 

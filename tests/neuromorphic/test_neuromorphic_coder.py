@@ -42,7 +42,7 @@ def test_a_loss_reaches_its_own_layer_alone(name: str) -> None:
     objective = build_objective(name, {})
     heads = objective.heads(30, coder.sizes)
     inputs, activities = x, coder(x)
-    top = objective.layer_loss(1, inputs, activities[0].detach(), activities[1], heads[1], objective.hyper)
+    top = objective.layer_loss(inputs, activities[0].detach(), activities[1], heads[1], objective.hyper)
     first, second = (layer.weight for layer in coder.cells())
     assert torch.autograd.grad(top, first, allow_unused=True, retain_graph=True)[0] is None
     assert torch.autograd.grad(top, second)[0].abs().sum() > 0
@@ -107,11 +107,11 @@ def test_predicting_the_mean_explains_nothing_and_the_target_itself_everything()
     with torch.no_grad():
         head.weight.zero_()
         head.bias.copy_(trace(x, 0.5).mean())
-    assert float(objective.layer_loss(0, x, x, x, head, objective.hyper)) == pytest.approx(1.0, abs=0.02)
+    assert float(objective.layer_loss(x, x, x, head, objective.hyper)) == pytest.approx(1.0, abs=0.02)
     with torch.no_grad():
         head.weight.copy_(torch.eye(30))
         head.bias.zero_()
-    assert float(objective.layer_loss(0, x, x, x, head, objective.hyper)) == pytest.approx(0.0, abs=1e-9)
+    assert float(objective.layer_loss(x, x, x, head, objective.hyper)) == pytest.approx(0.0, abs=1e-9)
 
 
 def test_the_horizon_is_counted_in_steps() -> None:
@@ -123,15 +123,13 @@ def test_the_horizon_is_counted_in_steps() -> None:
         identity.weight.copy_(torch.eye(3))
         identity.bias.zero_()
     losses = [
-        float(
-            SpikingPredictive(horizon=h, keep=0.0).layer_loss(0, below, below, activity, identity, {"prediction": 1.0})
-        )
+        float(SpikingPredictive(horizon=h, keep=0.0).layer_loss(below, below, activity, identity, {"prediction": 1.0}))
         for h in (1, 2, 3)
     ]
     assert losses[1] == pytest.approx(0, abs=1e-9)
     assert min(losses[0], losses[2]) > 0.5
     with pytest.raises(ConfigError, match="give more steps"):
-        SpikingPredictive(horizon=10).layer_loss(0, below, below, activity, identity, {"prediction": 1.0})
+        SpikingPredictive(horizon=10).layer_loss(below, below, activity, identity, {"prediction": 1.0})
 
 
 def test_what_every_layer_predicts() -> None:
@@ -154,9 +152,27 @@ def test_contrast_of_orthogonal_samples_is_the_closed_form() -> None:
         activity[i, :, i] = 1.0
     head = torch.nn.Identity()
     hyper = {"contrast": 1.0, "temperature": temperature}
-    found = float(TemporalContrast().layer_loss(0, activity, activity, activity, head, hyper))
+    found = float(TemporalContrast().layer_loss(activity, activity, activity, head, hyper))
     # one positive of cosine 1 and 2N - 2 negatives of cosine 0
     assert found == pytest.approx(np.log(np.e ** (1 / temperature) + 2 * n - 2) - 1 / temperature, rel=1e-5)
+
+
+def test_blocks_alternate() -> None:
+    activity = torch.zeros(4, 12, 4)
+    for i in range(4):  # a sample is itself in the even blocks of three steps, and its neighbour in the odd ones
+        activity[i, [0, 1, 2, 6, 7, 8], i] = 1.0
+        activity[i, [3, 4, 5, 9, 10, 11], (i + 1) % 4] = 1.0
+    head, hyper = torch.nn.Identity(), {"contrast": 1.0, "temperature": 0.5}
+    thirds, singles = (
+        float(TemporalContrast(block=b).layer_loss(activity, activity, activity, head, hyper)) for b in (3, 1)
+    )
+    # the positive has cosine 0; of the six negatives one has cosine 1
+    assert thirds == pytest.approx(np.log(np.e**2 + 6), rel=1e-5)
+    assert singles < thirds
+    with pytest.raises(ConfigError, match="two blocks of 12"):
+        TemporalContrast(block=12).layer_loss(activity, activity, activity, head, hyper)
+    with pytest.raises(ConfigError, match="block is -1"):
+        TemporalContrast(block=-1)
 
 
 def test_penalties_have_their_ends() -> None:

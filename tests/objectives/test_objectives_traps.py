@@ -14,8 +14,7 @@ from torch import Tensor
 from edgessl.data import Source, array_source
 from edgessl.encoders.norm import BatchNorm
 from edgessl.objectives import build_objective
-from edgessl.objectives.base import mlp
-from edgessl.objectives.centred_mlp import centred_mlp
+from edgessl.objectives.base import centred_mlp, mlp
 from edgessl.objectives.functional import barlow_twins_loss, centred, normalize, standardized
 from edgessl.objectives.moco import enqueue
 from edgessl.optim import build_optimizer
