@@ -8,7 +8,7 @@ WORKERS ?= 2
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: help demo test test-slow test-deploy test-gpu bench lint format clean
+.PHONY: help demo test test-slow test-deploy test-gpu bench results lint format clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -34,10 +34,19 @@ test-deploy: $(READY)  ## real Flower servers and nodes on loopback
 test-gpu: $(READY)  ## what needs a CUDA GPU
 	$(BIN)/python -m pytest -m gpu
 
-bench: $(READY)  ## one training step: onnxruntime beside torch eager and torch.compile
+bench: $(READY)  ## one training step, and pretraining, each beside plain PyTorch
 	@mkdir -p runs/bench
 	$(BIN)/edgessl bench step --json > runs/bench/step.json
-	@echo "figures in runs/bench/step.json"
+	$(BIN)/edgessl bench pretrain --json > runs/bench/pretrain.json
+	@echo "figures in runs/bench"
+
+SUITES := fashion fashion_transformer color har har_transformer speech pairs text
+RESULTS := $(SUITES:%=examples/results/objectives-%.json)
+
+results: $(READY)  ## compare the objectives on the shared data, 3 seeds (an hour or two); docs/results.md
+	@mkdir -p examples/results
+	for suite in $(SUITES); do $(BIN)/edgessl bench objectives --set suite=$$suite --set out=examples/results/objectives-$$suite.json --json > /dev/null || exit 1; done
+	$(BIN)/python -m edgessl.bench.results_page $(RESULTS) > docs/results.md
 
 lint: $(READY)  ## ruff, mypy, import rules
 	$(BIN)/ruff check .

@@ -319,43 +319,84 @@ def _multiply(factor, dep, epoch, i, cols, n, tx, ty, pre, post, w, t, current) 
 
 
 @_compile
-def _row(net, begin, stop, u, epoch, i, cols, n, n_fired, tx, ty, pre, post, w, t, base, current, total) -> None:
+def _rounded(total: int, random: float) -> int:
+    return (total >> 7) + (1 if random < (total & 127) / 128 else 0)
+
+
+@_compile
+def _add_product(total, current, cols, n, hidden, left) -> None:
+    if n == total.size:  # without a list, which vectorizes
+        for j in range(n):
+            value = np.int32(np.int32(current[j] >> hidden) << left)
+            total[j] = min(max(total[j] + min(max(value, BOTTOM), TOP), BOTTOM), TOP)
+        return
+    for q in range(n):
+        j = cols[q]
+        value = np.int32(np.int32(current[j] >> hidden) << left)
+        total[j] = min(max(total[j] + min(max(value, BOTTOM), TOP), BOTTOM), TOP)
+
+
+@_compile
+def _row(net, begin, stop, u, epoch, i, cols, n, n_fired, tx, ty, pre, post, w, t, base, current, total, tags) -> None:
     """total = base << 7 plus the products, saturating after each, for row `i` and the first `n` columns of cols[0].
 
     cols[1] lists the `n_fired` columns that fired: products that wait for y0 are 0 elsewhere. Products wrap at 32 bits
     as Lava's do, in whatever order they are taken.
     """
-    for q in range(n):
-        j = cols[0, q]
-        total[j] = np.int32(base[j]) << 7
+    if n == total.size:
+        for j in range(n):
+            total[j] = np.int32(base[j]) << 7
+    else:
+        for q in range(n):
+            total[cols[0, q]] = np.int32(base[cols[0, q]]) << 7
     for b in range(begin, stop):
         product = net.products[b]
-        dep, hidden, left = product.dependency, product.hidden, product.left
+        dep = product.dependency
         active = cols[1] if dep == Y0 else cols[0]
         count = n_fired if dep == Y0 else n
-        if (dep == X0 and tx[i] == 0) or (dep == U and u == 0):
-            count = 0
         scale = np.int32(product.mantissa)
         for f in range(product.first, product.end):
             if _is_scalar(net.factors[f], dep, epoch):
                 scale = np.int32(scale * _scalar(net.factors[f], dep, epoch, i, tx, pre))
-        for q in range(count):
-            current[active[q]] = scale
+        if scale == 0 or (dep == X0 and tx[i] == 0) or (dep == U and u == 0):
+            count = 0
+        if count == total.size:
+            for j in range(count):
+                current[j] = scale
+        else:
+            for q in range(count):
+                current[active[q]] = scale
         for f in range(product.first, product.end):
-            if not _is_scalar(net.factors[f], dep, epoch):
+            if count > 0 and not _is_scalar(net.factors[f], dep, epoch):
                 _multiply(net.factors[f], dep, epoch, i, active, count, tx, ty, pre, post, w, t, current)
-        for q in range(count):
-            j = active[q]
-            value = np.int32(np.int32(current[j]) >> hidden) << left
-            total[j] = total[j] + min(max(np.int32(value), BOTTOM), TOP)
-        for q in range(n):  # a product of 0 saturates too
-            j = cols[0, q]
-            total[j] = min(max(total[j], BOTTOM), TOP)
+        _add_product(total, current, active, count, product.hidden, product.left)
+        if tags:  # only a tag can be out of range before a product, and a product of 0 saturates too
+            for j in range(n):
+                total[j] = min(max(total[j], BOTTOM), TOP)
 
 
 @_compile
-def _rounded(total: int, random: float) -> int:
-    return (total >> 7) + (1 if random < (total & 127) / 128 else 0)
+def _store_weights(w, total, low, high, random, cols, n) -> int:
+    """Round into w; returns how many changed."""
+    changed = 0
+    if n == total.size:
+        for j in range(n):
+            value = total[j]
+            value = max(value, np.int32(0)) if low == 0 else value
+            value = min(value, np.int32(0)) if high == 0 else value
+            new = min(max(_rounded(value, random), low), high)
+            changed += new != w[j]
+            w[j] = new
+        return changed
+    for q in range(n):
+        j = cols[q]
+        value = total[j]
+        value = max(value, np.int32(0)) if low == 0 else value
+        value = min(value, np.int32(0)) if high == 0 else value
+        new = min(max(_rounded(value, random), low), high)
+        changed += new != w[j]
+        w[j] = new
+    return changed
 
 
 @_compile
@@ -370,7 +411,7 @@ def _learn(net, rule, u, w, t, tx, ty, pre, post, random, cols, scratch) -> tupl
         any_y0 = any_y0 or dependency == Y0
         any_u = any_u or (dependency == U and u != 0)
     evaluated, changed = 0, 0
-    current, total, fresh = scratch[0], scratch[1], scratch[2]
+    current, total, fresh = scratch[0, :n_post], scratch[1, :n_post], scratch[2, :n_post]
     n_fired = 0
     for j in range(n_post):
         if ty[j] > 0:
@@ -388,25 +429,16 @@ def _learn(net, rule, u, w, t, tx, ty, pre, post, random, cols, scratch) -> tupl
         if has_tags:  # tags see the weights as they were
             _row(
                 net, middle, stop, u, rule.epoch, i, lists, n, n_fired, tx, ty, pre, post, w_row, t_row, t_row, current,
-                total,
+                total, True,
             )  # fmt: skip
             for j in range(n_post):
                 fresh[j] = min(max(_rounded(total[j], random), -257), 255)
         if middle > begin:
             _row(
                 net, begin, middle, u, rule.epoch, i, lists, n, n_fired, tx, ty, pre, post, w_row, t_row, w_row, current,
-                total,
+                total, False,
             )  # fmt: skip
-            for q in range(n):
-                j = lists[0, q]
-                value = total[j]
-                if rule.low == 0:
-                    value = max(value, np.int32(0))
-                if rule.high == 0:
-                    value = min(value, np.int32(0))
-                new = min(max(_rounded(value, random), rule.low), rule.high)
-                changed += new != w_row[j]
-                w_row[j] = new
+            changed += _store_weights(w_row, total, rule.low, rule.high, random, lists[0], n)
         if has_tags:
             for j in range(n_post):
                 t_row[j] = fresh[j]

@@ -117,9 +117,9 @@ def predictive_coding(
     leak: int = 512,
     du: int = 1500,
     dv: int = 400,
-    vth: int = 900,
-    event: int = 4,
-    feedback_exponent: int = -6,
+    vth: int = 2000,
+    event: int = 8,
+    feedback_exponent: int = -8,
     seed: int = 0,
 ) -> IntegerNetwork:
     """LIF neurons whose plastic synapses predict the leaky trace of the input; the error is their only teacher.

@@ -36,9 +36,8 @@ of them, so the tables say what to expect from a short run on a CPU, not what an
 those of the last epoch, mean and standard deviation over the seeds. Labels were used by the probes and the supervised
 encoder only: kNN is the weighted vote of 20 neighbours (cosine, temperature 0.1), linear is logistic regression on
 standardised embeddings; both see every training label. *random* is the same encoder with its initial weights;
-*supervised* is trained with all labels on
-the same random views. RankMe is the effective rank of the test embeddings; a
-row marked with a dagger had collapsed, or nearly, when training ended.
+*supervised* is trained with all labels on the same random views. RankMe is the effective rank of the test embeddings;
+a row marked with a dagger had collapsed, or nearly, when training ended.
 
 `make results` runs it all again (hours); `edgessl bench objectives --set suite=NAME` runs one table.
 """

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("data")
 @data_options
-@click.option("--bits", type=int, help="Bits of the weights, 2 to 8.  [default: those it was trained at, or 8]")
+@click.option(
+    "--bits", type=click.IntRange(2, 8), help="Bits of the weights.  [default: those it was trained at, or 8]"
+)
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Network file.  [default: beside the checkpoint]")
 @click.option(
     "--verify",

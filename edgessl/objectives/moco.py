@@ -17,7 +17,8 @@ from edgessl.objectives.functional import info_nce_loss, normalize
 class MoCo(Objective):
     """Slots `teacher` (moving average of theta) and `queue` `(queue_size, projection)` of unit-length keys.
 
-    The queue is kept in order of age, newest first, so it wraps at any batch size without a pointer.
+    The queue is kept in order of age, newest first, so it wraps at any batch size without a pointer. It, not the batch,
+    holds the negatives, so any batch does (2, which batch norm needs); keys are some queue_size / batch steps old.
     """
 
     hidden: int = 128

@@ -14,7 +14,11 @@ from edgessl.objectives.functional import nt_xent_loss
 
 @dataclass(frozen=True)
 class SimCLR(Objective):
-    """NT-Xent on projected embeddings. No slots."""
+    """NT-Xent on projected embeddings. No slots.
+
+    The negatives are the other samples of the batch, both views of each: a batch of 2 gives two, and every doubling
+    helps (section 5.2 of the paper). In small batches "dcl", or "moco" with its queue, gets more out of them.
+    """
 
     hidden: int = 128
     projection: int = 64

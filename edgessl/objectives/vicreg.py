@@ -14,12 +14,17 @@ from edgessl.objectives.functional import vicreg_loss
 
 @dataclass(frozen=True)
 class VICReg(Objective):
-    """No negatives, no teacher, no slots; the statistics of the batch hold the embedding open."""
+    """No negatives, no teacher, no slots; the statistics of the batch hold the embedding open.
+
+    Variances and covariances of N samples are off by about sqrt(2 / N) of themselves: 4 are the least, 32 and more make
+    them worth following. Where memory is short, the recipe's `chunk` makes the batch large and the passes small.
+    """
 
     hidden: int = 128
     projection: int = 128
     name: ClassVar[str] = "vicreg"
     family: ClassVar[str] = "redundancy"
+    min_batch: ClassVar[int] = 4
     hyper: ClassVar[dict[str, float]] = {"invariance": 25.0, "variance": 25.0, "covariance": 1.0}
 
     def heads(self, encoder: Encoder, norm: str) -> dict[str, nn.Module]:
