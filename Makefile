@@ -8,7 +8,7 @@ WORKERS ?= 2
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: help demo test test-slow test-deploy test-gpu bench results lint format clean
+.PHONY: help demo test test-slow test-deploy test-lava test-gpu bench results lint format clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -16,7 +16,7 @@ help:  ## what there is
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("edgessl needs Python 3.11 or newer; found " + sys.version.split()[0] + ". Try: make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,export,federated,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,export,federated,neuromorphic,compiled,dev]'
 	@touch $(READY)
 
 demo: $(READY)  ## set up, then pretrain, export, adapt, federate; report in runs/demo
@@ -30,6 +30,10 @@ test-slow: $(READY)  ## every encoder x objective x optimizer through the parity
 
 test-deploy: $(READY)  ## real Flower servers and nodes on loopback
 	$(BIN)/python -m pytest -m deploy
+
+test-lava: $(READY)  ## the spiking simulator against Lava, in an environment of its own (Python 3.10)
+	$(BIN)/edgessl neuro setup
+	$(BIN)/python -m pytest -m lava
 
 test-gpu: $(READY)  ## what needs a CUDA GPU
 	$(BIN)/python -m pytest -m gpu

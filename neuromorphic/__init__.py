@@ -1,2 +1,1 @@
-"""Spiking predictive coding and its road to Loihi-class integers. Not built yet: the README's status table says what
-is."""
+"""Spiking predictive coding and its road to Loihi-class integers: train, convert, simulate bit for bit, count."""

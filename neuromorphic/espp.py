@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from edgessl.errors import ConfigError, InputError
-from neuromorphic.simulator import make_simulator
 from neuromorphic.network import LIF, Connection, Input, IntegerNetwork, check_range, quantize_weights
 from neuromorphic.rules import LearningRule
+from neuromorphic.simulator import make_simulator
 
 Array = np.ndarray[Any, np.dtype[Any]]
 HIDDEN, CLOSER, APART = "hidden", "closer", "apart"
@@ -86,7 +86,12 @@ def echo_network(
     )
     first = np.random.default_rng(seed).normal(12, 40, (n_hidden, n_in)).clip(-250, 250)
     encode = Connection(
-        "encode", "input", HIDDEN, quantize_weights(first, 8, "mixed"), rule=rule, modulators={"y1": CLOSER, "y2": APART}
+        "encode",
+        "input",
+        HIDDEN,
+        quantize_weights(first, 8, "mixed"),
+        rule=rule,
+        modulators={"y1": CLOSER, "y2": APART},
     )
     return IntegerNetwork(
         [Input("input", n_in), Input(CLOSER, n_hidden, 7), Input(APART, n_hidden, 7)],

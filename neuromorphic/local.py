@@ -9,6 +9,7 @@ The echo rule ESPP needs a driver and lives in `neuromorphic.espp`, the read-out
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -19,7 +20,7 @@ from edgessl.errors import ConfigError, InputError
 from neuromorphic.builders import lateral
 from neuromorphic.network import LIF, Connection, ErrorUnit, Graded, Input, IntegerNetwork, Population, quantize_weights
 from neuromorphic.rules import LearningRule
-from neuromorphic.simulator import Simulator
+from neuromorphic.simulator import make_simulator
 
 Array = np.ndarray[Any, np.dtype[Any]]
 FEEDBACKS = ("none", "fixed", "kolen_pollack")
@@ -47,7 +48,7 @@ def delta_rule(rate: int = -7, decay: int | None = None, seed: int = 1) -> Learn
 def stdp_rule(
     potentiation: int = -4, depression: int = -4, impulse: float = 16, tau: float = 20, seed: int = 1
 ) -> LearningRule:
-    """Pair-based STDP (Bi and Poo 1998): dw = 2^potentiation y0 x1 - 2^depression x0 y1, traces of `impulse` and `tau`."""
+    """Pair-based STDP (Bi and Poo 1998): dw = 2^potentiation y0 x1 - 2^depression x0 y1."""
     return LearningRule(
         f"2^{potentiation}*y0*x1 - 2^{depression}*x0*y1", x1_impulse=impulse, x1_tau=tau, y1_impulse=impulse,
         y1_tau=tau, seed=seed,
@@ -163,7 +164,10 @@ def predictive_coding(
     if transposed:
         rule, modulators = delta_rule(rate, -7, seed + 1), {"y1": "up", "y2": "down"}
     aim = quantize_weights(gain * np.eye(n_in, dtype=np.int32))
-    populations: list[Population] = [LIF("hidden", n_hidden, du=du, dv=dv, vth=vth), ErrorUnit("error", n_in, leak, shift)]
+    populations: list[Population] = [
+        LIF("hidden", n_hidden, du=du, dv=dv, vth=vth),
+        ErrorUnit("error", n_in, leak, shift),
+    ]
     connections = [
         Connection("encode", "input", "hidden", quantize_weights(encoder, 8, "mixed"), sign="mixed"),
         Connection("aim", "input", "error", aim, port="target"),
@@ -189,8 +193,34 @@ def predictive_coding(
     return IntegerNetwork([Input("input", n_in)], populations, connections, notes)
 
 
+def balance(network: IntegerNetwork, spikes: Array, rate: float = 0.1, population: str = "hidden") -> IntegerNetwork:
+    """The network with the threshold at which a population fires at `rate` per neuron and step on unlabelled spikes.
+
+    Args:
+        network: whose `population` is of LIF neurons.
+        spikes: (N, T, n) of the first input; a few dozen samples do.
+        rate: wanted, in 0..1.
+        population: whose threshold to choose, by halving.
+
+    Raises:
+        ConfigError: the population is no LIF, or the rate is out of reach.
+    """
+    layer = network.population(population)
+    if not isinstance(layer, LIF) or not 0 < rate < 1:
+        raise ConfigError(f"balance: expected a LIF population and 0 < rate < 1, found {layer.kind!r} and {rate}")
+    fixed = frozen(network)
+    low, high = 1, (1 << 17) - 1
+    while low < high:  # the lowest threshold at which it fires at most so often
+        middle = (low + high) // 2
+        fires = embed(_threshold(fixed, layer, middle), spikes, population).mean()
+        low, high = (low, middle) if fires <= rate else (middle + 1, high)
+    if not embed(_threshold(fixed, layer, low), spikes, population).any():
+        raise ConfigError(f"balance: {population!r} is silent at every threshold; its input is too weak")
+    return _threshold(network, layer, low)
+
+
 def feedback_alignment(weights: Mapping[str, Array]) -> float:
-    """Cosine between the feedback weights and the transpose of the forward ones, 1 where they carry what transport would.
+    """Cosine between the feedback weights and the transpose of the forward ones; 1: as good as weight transport.
 
     Args:
         weights: "predict" (n_in, n_hidden), "back_up" and "back_down" (n_hidden, n_in), or with a lane in front.
@@ -221,10 +251,12 @@ def relearned(network: IntegerNetwork, weights: Mapping[str, Array]) -> IntegerN
 
 def plastic_names(network: IntegerNetwork) -> list[str]:
     """The connections whose rule can change them."""
-    return [c.name for c in network.connections if c.rule is not None and c.rule != NEVER]
+    return [c.name for c in network.connections if c.rule is not None and (c.rule.dw, c.rule.dt) != (NEVER.dw, "")]
 
 
-def embed(network: IntegerNetwork, spikes: Array, population: str, bins: int = 1, lanes: int = 64) -> Array:
+def embed(
+    network: IntegerNetwork, spikes: Array, population: str, bins: int = 1, lanes: int = 64, engine: str = "auto"
+) -> Array:
     """Mean spikes of a population in `bins` equal parts of the time, (N, bins * n) float32, from rest.
 
     Nothing is learned: plastic connections are frozen. Inputs other than the first one, which teach, stay silent.
@@ -235,6 +267,7 @@ def embed(network: IntegerNetwork, spikes: Array, population: str, bins: int = 1
         population: whose spikes.
         bins: parts, 1..T.
         lanes: samples simulated at a time.
+        engine: see `simulator.make_simulator`.
 
     Raises:
         InputError: spikes do not fit, or there are fewer steps than bins.
@@ -242,14 +275,14 @@ def embed(network: IntegerNetwork, spikes: Array, population: str, bins: int = 1
     x = np.asarray(spikes)
     if x.ndim != 3 or not 1 <= bins <= x.shape[1]:
         raise InputError(f"spikes must be (N, T, n) with T >= bins = {bins}, found {x.shape}")
-    fixed = frozen(network)
+    fixed = _upstream(frozen(network), population)
     edges = [round(i * x.shape[1] / bins) for i in range(bins + 1)]
     parts = []
     for start in range(0, len(x), lanes):
         batch = x[start : start + lanes]
-        record = Simulator(fixed, batch=len(batch)).run(with_silent(fixed, batch), spikes=[population])
+        record = make_simulator(fixed, len(batch), engine).run(with_silent(fixed, batch), spikes=[population])
         fired = record.spikes[population]
-        means = [fired[:, a:b].mean(1, dtype=np.float32) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        means = [fired[:, a:b].mean(1, dtype=np.float32) for a, b in itertools.pairwise(edges)]
         parts.append(np.concatenate(means, 1))
     return np.concatenate(parts)
 
@@ -260,22 +293,38 @@ def with_silent(network: IntegerNetwork, spikes: Array) -> dict[str, Array]:
     return {first.name: spikes} | {i.name: np.zeros((*spikes.shape[:2], i.size), np.int8) for i in others}
 
 
+def _upstream(network: IntegerNetwork, population: str) -> IntegerNetwork:
+    """What a population's spikes depend on; nothing learns, so that modulators do not count."""
+    needed = {population}
+    while more := {c.pre for c in network.connections if c.post in needed} - needed:
+        needed |= more
+    populations = [p for p in network.populations if p.name in needed]
+    return replace(network, populations=populations, connections=[c for c in network.connections if c.post in needed])
+
+
+def _threshold(network: IntegerNetwork, layer: LIF, vth: int) -> IntegerNetwork:
+    populations = [replace(layer, vth=vth) if p.name == layer.name else p for p in network.populations]
+    return replace(network, populations=populations)
+
+
 def _with_weights(network: IntegerNetwork, weights: Mapping[str, Array], freeze: bool) -> IntegerNetwork:
     plastic = [c.name for c in network.connections if c.rule is not None]
     if unknown := sorted(set(weights) - set(plastic)):
         raise ConfigError(f"{unknown[0]!r} is not a plastic connection; there are {', '.join(plastic) or 'none'}")
     connections = []
     for c in network.connections:
-        if c.rule is not None:
+        rule = c.rule
+        if rule is not None:
             found = np.asarray(weights.get(c.name, c.weights))
             if found.shape == (1, *c.weights.shape):
                 found = found[0]
             if found.shape != c.weights.shape:
                 raise ConfigError(f"weights of {c.name!r} must be {c.weights.shape}, found {found.shape}")
             bits = 9 if c.sign == "mixed" else 8  # learned weights need not be even
-            c = replace(c, weights=found, bits=bits)  # noqa: PLW2901
+            c = replace(c, weights=found, bits=bits)
             if freeze:
-                c = replace(c, rule=NEVER, modulators={})  # noqa: PLW2901
+                nowhere = {"y0": c.post} if c.modulators else {}
+                c = replace(c, rule=replace(NEVER, three_factor=rule.three_factor), modulators=nowhere)
         connections.append(c)
     return replace(network, connections=connections)
 

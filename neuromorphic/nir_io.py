@@ -123,7 +123,9 @@ def import_nir(graph: nir.NIRGraph, bits: int = 8, dt: float | None = None) -> I
             ours = json.loads(kept.decode() if isinstance(kept, bytes) else str(kept))
             dt = float(ours["dt"])
         except (ValueError, KeyError, TypeError) as error:
-            raise FormatError(f"NIR metadata {KEY!r} is damaged ({error}); remove it to read the float graph") from error
+            raise FormatError(
+                f"NIR metadata {KEY!r} is damaged ({error}); remove it to read the float graph"
+            ) from error
     if dt is None or not dt > 0:
         raise ConfigError(f"this graph was not written by edgessl; give dt, its seconds per step (found {dt})")
     known = (nir.Input, nir.Output, nir.Linear, nir.Affine, nir.CubaLIF, nir.Delay)
@@ -207,7 +209,9 @@ def _links(nir: Any, graph: Any) -> list[dict[str, Any]]:
     before: dict[str, list[str]] = {name: [] for name in graph.nodes}
     after: dict[str, list[str]] = {name: [] for name in graph.nodes}
     for source, target in graph.edges:
-        if isinstance(graph.nodes[target], nir.CubaLIF) and not isinstance(graph.nodes[source], nir.Linear | nir.Affine):
+        if isinstance(graph.nodes[target], nir.CubaLIF) and not isinstance(
+            graph.nodes[source], nir.Linear | nir.Affine
+        ):
             raise ConfigError(f"NIR edge {source!r} -> {target!r} has no weights; put a Linear node between them")
         before[target].append(source)
         after[source].append(target)
@@ -271,7 +275,9 @@ def _population(
 
 def _effective(link: Mapping[str, Any], node: Any, dt: float) -> np.ndarray:
     """What a spike adds to the voltage in its first step, (n_post, n_pre)."""
-    gain = np.asarray(node.w_in) * (dt / np.asarray(node.tau_syn)) * np.asarray(node.r) * (dt / np.asarray(node.tau_mem))
+    gain = (
+        np.asarray(node.w_in) * (dt / np.asarray(node.tau_syn)) * np.asarray(node.r) * (dt / np.asarray(node.tau_mem))
+    )
     found: np.ndarray = link["weight"] * gain[:, None]
     return found
 

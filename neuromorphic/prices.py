@@ -127,7 +127,10 @@ class Priced:
             "unknown": list(self.unknown),
             "left_out": list(self.left_out),
             "terms": {
-                line.term: {"count": line.count, "joules_per_sample": None if line.joules is None else line.joules / per}
+                line.term: {
+                    "count": line.count,
+                    "joules_per_sample": None if line.joules is None else line.joules / per,
+                }
                 for line in self.lines
             },
         }

@@ -26,7 +26,7 @@ from neuromorphic.simulator import Simulator
 Array = np.ndarray[Any, np.dtype[Any]]
 TOP = 254  # largest payload; the trace x1 takes half of it, weights settle at it
 RULE = "2^-3*y0*x1*y1 - 2^-2*y0*w*y2"
-"""Shifted right by 3 and 5 bits, so that dw = (2 x1 y1 - w y2) / 128: y1 = 128 a, y2 = 128 a s, and w settles at x / s."""
+"""Shifted right by 3 and 5 bits: dw = (2 x1 y1 - w y2) / 128 with y1 = 128 a, y2 = 128 a s, so w settles at x / s."""
 
 
 class Prototypes:
@@ -106,7 +106,18 @@ class Prototypes:
             self.owner[best] = owner
         return best
 
-    def classify(self, features: Array) -> str | None | list[str | None]:
+    def follow(self, features: Array) -> bool:
+        """Move the nearest prototype towards one sample where it is near enough; whether it was. None is taken anew."""
+        x = self._integers(features)
+        if not len(self) or not x.any():
+            return False
+        cosines = self.similarity(features)
+        if cosines.max() < self.novelty:
+            return False
+        self._move(int(np.flatnonzero(self.counts > 0)[cosines.argmax()]), x)
+        return True
+
+    def classify(self, features: Array) -> str | list[str | None] | None:
         """The name of the nearest prototype; None where it has none. A list for a batch.
 
         Raises:
@@ -161,7 +172,7 @@ class Prototypes:
         self.counts[index] += 1
 
     def _integers(self, features: Array) -> Array:
-        """Features as payloads: the largest becomes 254 / 2, so that sums of squares of any two compare."""
+        """Features as payloads, every sample of the same length; what exceeds TOP is cut."""
         x = np.asarray(features, np.float64)
         if x.ndim not in (1, 2) or x.shape[-1] != self.n_features:
             raise InputError(f"features must be ({self.n_features},) or (N, {self.n_features}), found {x.shape}")
@@ -174,7 +185,7 @@ class Prototypes:
 
     @property
     def _length(self) -> float:
-        """Euclidean length of every integer sample: what a vector of equal features has at half of TOP, and at least TOP."""
+        """Euclidean length of every integer sample: that of equal features at an eighth of TOP, and at least TOP."""
         return max(TOP, TOP / 8 * self.n_features**0.5)
 
 
@@ -184,7 +195,12 @@ def _network(n_features: int, capacity: int) -> IntegerNetwork:
         "match", "features", "similarity", np.zeros((capacity, n_features), np.int16), -7, sign="mixed", payload_bits=8,
         rule=rule, modulators={"y0": "winner", "y1": "gain", "y2": "loss"},
     )  # fmt: skip
-    inputs = [Input("features", n_features, 8), Input("winner", capacity), Input("gain", capacity, 7), Input("loss", capacity, 7)]
+    inputs = [
+        Input("features", n_features, 8),
+        Input("winner", capacity),
+        Input("gain", capacity, 7),
+        Input("loss", capacity, 7),
+    ]
     return IntegerNetwork(
         inputs, [Graded("similarity", capacity, vth=0, relu=True)], [match], {"made_by": "neuromorphic.prototypes"}
     )

@@ -60,7 +60,7 @@ CASES = {
         {"hidden": [128, 64], "epochs": 5, "encoder": {"name": "regular", "options": {"steps": 12}}}, block=6,
     ),
     "nmnist_small": Case(
-        "shared:nmnist_small", 600, 500,
+        "shared:nmnist_small", 600, 400,
         {"hidden": [128, 64], "epochs": 15, "batch_size": 32, "encoder": {"name": "events", "options": {"steps": 18}}},
         block=3, bins=3,
     ),
@@ -105,7 +105,7 @@ class Data:
 def load(case: Case) -> Data:
     """Open a case's spikes; its samples and their split are the same for every seed.
 
-    N-MNIST's own test part is 100 items, too few to tell half a point: 500 items that training never saw test instead.
+    N-MNIST's own test part is 100 items, too few to tell a point: 400 training items that training never sees test it.
     """
     from edgessl.data import load_shared
     from neuromorphic.spike_data import SpikeSubset, open_spikes
@@ -125,7 +125,6 @@ def load(case: Case) -> Data:
     chosen = np.sort(order[: case.train])
     if case.test > len(test):
         test, others = train, np.sort(order[case.train :][: case.test])
-        others = others[: case.test]
     else:
         others = np.sort(rng.permutation(len(test))[: case.test])
     one, two = SpikeSubset(train, chosen), SpikeSubset(test, others)

@@ -12,6 +12,8 @@ COMMANDS = {
     "convert": "edgessl.cli.neuro_convert:convert",
     "simulate": "edgessl.cli.neuro_simulate:simulate",
     "verify": "edgessl.cli.neuro_verify:verify",
+    "energy": "edgessl.cli.neuro_energy:energy",
+    "report": "edgessl.cli.neuro_report:report",
 }
 
 

@@ -50,7 +50,7 @@ def convert(
     samples: int,
     as_json: bool,
 ) -> None:
-    """Turn CHECKPOINT into an integer network, checked on DATA spike for spike.
+    """Turn CHECKPOINT into integers, compared on DATA spike for spike.
 
     Prints every scale factor and, per layer, how many spikes differ from the float network (the price of rounding) and
     from the coder's own integer arithmetic. The latter has to be 0, or nothing is written. --verify lava runs the

@@ -13,7 +13,9 @@ from edgessl.cli.options import json_flag
 @click.option("--force", is_flag=True, help="Make it anew.")
 @json_flag
 def setup(force: bool, as_json: bool) -> None:
-    """Make the environment of the Lava worker: Python 3.10 with Lava 0.10.0, in the cache folder.
+    """Make the Lava worker's environment.
+
+    Python 3.10 with Lava 0.10.0, in the cache folder.
 
     Python 3.10 is looked for on PATH, among pyenv's versions and with uv; uv makes the environment where it is there,
     venv otherwise. EDGESSL_LAVA_PYTHON names an environment that has Lava already; nothing is made then.

@@ -40,7 +40,9 @@ def verify(
     timeout: float,
     as_json: bool,
 ) -> None:
-    """Compare NETWORK's spikes, currents, voltages and learned weights with Lava's, on SPIKES or random ones.
+    """Compare NETWORK with Lava, spike for spike.
+
+    Spikes, currents, voltages and learned weights, on SPIKES or random ones.
 
     With --networks instead of NETWORK, random networks of every family are compared, and a stopped run goes on where
     it was. Exits with 2 where a single number differs. `edgessl neuro setup` comes first.

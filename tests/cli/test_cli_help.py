@@ -38,7 +38,18 @@ def example_lines(command: click.Command) -> list[str]:
 
 def test_every_command_is_there() -> None:
     top = [path[0] for path in COMMANDS if len(path) == 1]
-    assert top == ["pretrain", "evaluate", "export", "inspect", "stream", "federate", "bench", "demo", "doctor"]
+    assert top == [
+        "pretrain",
+        "evaluate",
+        "export",
+        "inspect",
+        "stream",
+        "federate",
+        "neuro",
+        "bench",
+        "demo",
+        "doctor",
+    ]
     assert {("federate", "simulate"), ("federate", "run")} <= set(COMMANDS)
 
 

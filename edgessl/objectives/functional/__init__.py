@@ -5,7 +5,7 @@ Where authors differ, the form used here is named; reference values are in `test
 
 from edgessl.objectives.functional.clustering import cross_view_entropy, minibatch_kmeans, sinkhorn, swav_loss
 from edgessl.objectives.functional.contrastive import dcl_loss, in_batch_nce_loss, info_nce_loss, nt_xent_loss
-from edgessl.objectives.functional.diagnostics import alignment, effective_rank, embedding_std, uniformity
+from edgessl.objectives.functional.diagnostics import effective_rank, embedding_std
 from edgessl.objectives.functional.distillation import dino_loss, koleo_loss, negative_cosine_loss
 from edgessl.objectives.functional.generative import diffuse, gaussian_kl, signal_levels
 from edgessl.objectives.functional.masked import masked_reconstruction_loss, patchify, unpatchify
@@ -21,7 +21,6 @@ from edgessl.objectives.functional.sequence import (
 )
 
 __all__ = [
-    "alignment",
     "barlow_twins_loss",
     "bits_per_character",
     "centred",
@@ -52,7 +51,6 @@ __all__ = [
     "swav_loss",
     "tico_loss",
     "token_cross_entropy",
-    "uniformity",
     "unpatchify",
     "vicreg_loss",
 ]

@@ -1,0 +1,95 @@
+"""Spike for spike against Lava 0.10.0 in its worker: `make test-lava`."""
+
+import numpy as np
+import pytest
+
+from neuromorphic.builders import lower_convolution
+from neuromorphic.conformance import FAMILIES, random_inputs, random_network, run_conformance, verify
+from neuromorphic.lava.client import LavaError, run_lava
+from neuromorphic.lava.environment import LavaUnavailableError, find_environment
+from neuromorphic.network import LIF, Connection, Input, IntegerNetwork, quantize_weights
+from neuromorphic.rules import LearningRule
+
+pytestmark = pytest.mark.lava
+
+
+@pytest.fixture(scope="module", autouse=True)
+def worker() -> None:
+    try:
+        find_environment()
+    except LavaUnavailableError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nothing_differs(family: str) -> None:
+    network = random_network(family, 1000)
+    for engine, found in verify(network, random_inputs(network, 150, 1000)).items():
+        assert found.total_mismatches == 0, (engine, found.where)
+        assert found.compared["spikes"] > 0
+        assert found.spikes > 0
+        assert found.versions["lava"] == "0.10.0"
+
+
+@pytest.mark.parametrize("graded", ["impulse", "overwrite", "add", "add_overflow"])
+def test_graded_spikes_and_traces(graded: str) -> None:
+    rng = np.random.default_rng(2)
+    rule = LearningRule(
+        "2^-3*x0*y1 - 2^-4*y0*x1*y2 + 2^-2*x0*x2", three_factor=True, graded=graded, t_epoch=2,
+        x1_impulse=20, x1_tau=6, x2_impulse=20.3, x2_tau=4,
+    )  # fmt: skip
+    weights = quantize_weights(rng.integers(-100, 130, (6, 14)), 8, "mixed")
+    network = IntegerNetwork(
+        [Input("i", 14, 7), Input("m", 6, 7)],
+        [LIF("p", 6, 500, 300, 6000)],
+        [
+            Connection(
+                "c", "i", "p", weights, -2, payload_bits=8, rule=rule, modulators={"y0": "p", "y1": "m", "y2": "m"}
+            )
+        ],
+    )
+    fires = rng.random((1, 120, 14)) < 0.3
+    inputs = {"i": rng.integers(0, 120, (1, 120, 14)) * fires, "m": rng.integers(0, 127, (1, 120, 6))}
+    found = verify(network, inputs)
+    assert all(comparison.total_mismatches == 0 for comparison in found.values())
+    assert found["numpy"].weight_changes > 0
+
+
+def test_batches_run_lane_by_lane() -> None:
+    network = random_network("recurrent", 7)
+    one, other = random_inputs(network, 60, 1), random_inputs(network, 60, 2)
+    found = verify(network, {name: np.concatenate([one[name], other[name]]) for name in one})
+    assert all(comparison.total_mismatches == 0 for comparison in found.values())
+
+
+def test_a_lowered_convolution_runs_in_lava() -> None:
+    rng = np.random.default_rng(3)
+    kernel = quantize_weights(rng.integers(-90, 120, (2 * 9, 1)), 8, "mixed").reshape(2, 1, 3, 3)
+    matrix, shape = lower_convolution(kernel, (1, 8, 8), stride=2)
+    network = IntegerNetwork(
+        [Input("i", 64)],
+        [LIF("p", int(np.prod(shape)), 600, 300, 300)],
+        [Connection("c", "i", "p", matrix, sign="mixed")],
+    )
+    found = verify(network, random_inputs(network, 80, 3))
+    assert all(comparison.total_mismatches == 0 for comparison in found.values())
+
+
+def test_an_exception_inside_lava_comes_back_and_does_not_hang() -> None:
+    network = random_network("ternary", 1)
+    bad = network.population("a")
+    object.__setattr__(bad, "bias_exp", np.array([99, 99]))  # a shape no Lava process accepts
+    with pytest.raises(LavaError) as found:
+        run_lava(network, random_inputs(network, 20, 1), timeout_s=60)
+    assert "Error" in str(found.value)
+
+
+def test_the_count_is_kept_and_goes_on(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path / "kept.json"
+    first = run_conformance(1, 40, path)
+    assert first["summary"]["networks"] == 1
+    assert sum(first["summary"]["mismatches"].values()) == 0
+    lines: list[str] = []
+    second = run_conformance(2, 40, path, progress=lines.append)
+    assert second["summary"]["networks"] == 2
+    assert len(lines) == 1  # the first was not run again
