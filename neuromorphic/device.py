@@ -31,7 +31,7 @@ from edgessl.device.loop import LearnReport
 from edgessl.device.state import Saved, StateStore
 from edgessl.errors import BudgetError, ConfigError, InputError, StateError, StateMismatchError
 from neuromorphic.espp import APART, EchoLearner
-from neuromorphic.local import embed, frozen, plastic_names, with_silent
+from neuromorphic.local import embed, frozen, plastic_names, relearned, with_silent
 from neuromorphic.network import IntegerNetwork
 from neuromorphic.network_file import dump_network, load_network
 from neuromorphic.prototypes import Prototypes
@@ -229,6 +229,12 @@ class SpikingLearner:
             similarity = self._readout.similarity(self._embed(samples))
         scores = 1 - similarity.max(1) if similarity.shape[1] else np.ones(len(samples))
         return scores if np.ndim(x) == 3 else scores[0]
+
+    @property
+    def current(self) -> IntegerNetwork:
+        """The network with the weights it has now, still plastic: to save, verify, price or draw."""
+        with self._lock:
+            return relearned(self.network, {name: self._simulator.weights(name)[0] for name in self._plastic})
 
     @property
     def theta(self) -> Array:

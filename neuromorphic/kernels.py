@@ -428,15 +428,15 @@ def _learn(net, rule, u, w, t, tx, ty, pre, post, random, cols, scratch) -> tupl
         t_row = t[i * n_post : (i + 1) * n_post]
         if has_tags:  # tags see the weights as they were
             _row(
-                net, middle, stop, u, rule.epoch, i, lists, n, n_fired, tx, ty, pre, post, w_row, t_row, t_row, current,
-                total, True,
+                net, middle, stop, u, rule.epoch, i, lists, n, n_fired, tx, ty, pre, post, w_row, t_row, t_row,
+                current, total, True,
             )  # fmt: skip
             for j in range(n_post):
                 fresh[j] = min(max(_rounded(total[j], random), -257), 255)
         if middle > begin:
             _row(
-                net, begin, middle, u, rule.epoch, i, lists, n, n_fired, tx, ty, pre, post, w_row, t_row, w_row, current,
-                total, False,
+                net, begin, middle, u, rule.epoch, i, lists, n, n_fired, tx, ty, pre, post, w_row, t_row, w_row,
+                current, total, False,
             )  # fmt: skip
             changed += _store_weights(w_row, total, rule.low, rule.high, random, lists[0], n)
         if has_tags:

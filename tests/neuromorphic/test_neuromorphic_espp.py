@@ -107,7 +107,7 @@ def test_a_restored_learner_goes_on_with_the_same_bits() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ConfigError, match="0 <= saccade <= fixate <= 1"):
         EchoLearner(echo_network(4, 3), fixate=0.1, saccade=0.2)
-    with pytest.raises(ConfigError, match="expected a network of espp.echo_network"):
+    with pytest.raises(ConfigError, match=r"expected a network of espp\.echo_network"):
         EchoLearner(predictive_coding(4, 3))
     with pytest.raises(InputError, match=r"must be \(steps, 4\)"):
         EchoLearner(echo_network(4, 3), engine="numpy").present(np.zeros((5, 3)), True)

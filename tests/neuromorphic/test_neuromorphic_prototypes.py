@@ -29,7 +29,7 @@ def unit(x: Array) -> Array:
 
 
 def test_a_prototype_is_the_direction_of_what_it_stands_for() -> None:
-    """With a = 1/g and w at x / s, the direction is that of the samples' sum; rounding costs less than a degree or two."""
+    """With a = 1/g and w at x / s, the direction is that of the samples' sum, but for rounding."""
     samples = near(centres(1)[0], 40, 1)
     prototypes = Prototypes(24, 4, novelty=0.5)
     for x in samples:
@@ -119,5 +119,5 @@ def test_what_does_not_fit_is_refused() -> None:
         prototypes.observe(np.zeros(3))
     with pytest.raises(InputError, match=r"\(3,\) or \(N, 3\)"):
         prototypes.similarity(np.ones(4))
-    with pytest.raises(ConfigError, match="novelty must be in 0..1"):
+    with pytest.raises(ConfigError, match=r"novelty must be in 0\.\.1"):
         Prototypes(3, 2, novelty=2)
