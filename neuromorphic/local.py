@@ -193,7 +193,9 @@ def predictive_coding(
     return IntegerNetwork([Input("input", n_in)], populations, connections, notes)
 
 
-def balance(network: IntegerNetwork, spikes: Array, rate: float = 0.1, population: str = "hidden") -> IntegerNetwork:
+def balance(
+    network: IntegerNetwork, spikes: Array, rate: float = 0.1, population: str = "hidden", engine: str = "auto"
+) -> IntegerNetwork:
     """The network with the threshold at which a population fires at `rate` per neuron and step on unlabelled spikes.
 
     Args:
@@ -201,6 +203,7 @@ def balance(network: IntegerNetwork, spikes: Array, rate: float = 0.1, populatio
         spikes: (N, T, n) of the first input; a few dozen samples do.
         rate: wanted, in 0..1.
         population: whose threshold to choose, by halving.
+        engine: see `simulator.make_simulator`.
 
     Raises:
         ConfigError: the population is no LIF, or the rate is out of reach.
@@ -212,9 +215,9 @@ def balance(network: IntegerNetwork, spikes: Array, rate: float = 0.1, populatio
     low, high = 1, (1 << 17) - 1
     while low < high:  # the lowest threshold at which it fires at most so often
         middle = (low + high) // 2
-        fires = embed(_threshold(fixed, layer, middle), spikes, population).mean()
+        fires = embed(_threshold(fixed, layer, middle), spikes, population, engine=engine).mean()
         low, high = (low, middle) if fires <= rate else (middle + 1, high)
-    if not embed(_threshold(fixed, layer, low), spikes, population).any():
+    if not embed(_threshold(fixed, layer, low), spikes, population, engine=engine).any():
         raise ConfigError(f"balance: {population!r} is silent at every threshold; its input is too weak")
     return _threshold(network, layer, low)
 

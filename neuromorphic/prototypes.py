@@ -25,8 +25,12 @@ from neuromorphic.simulator import Simulator
 
 Array = np.ndarray[Any, np.dtype[Any]]
 TOP = 254  # largest payload; the trace x1 takes half of it, weights settle at it
-RULE = "2^-3*y0*x1*y1 - 2^-2*y0*w*y2"
-"""Shifted right by 3 and 5 bits: dw = (2 x1 y1 - w y2) / 128 with y1 = 128 a, y2 = 128 a s, so w settles at x / s."""
+# the decay first: the engine saturates at 15 bits after each product, and a large weight would lose its gain
+RULE = "-2^-2*y0*w*y2 + 2^-2*y0*x0*x1*y1"
+"""Shifted right by 5 and 4 bits: dw = (2 x1 y1 - w y2) / 128 with y1 = 128 a, y2 = 128 a s, so w settles at x / s.
+
+The factor x0 is needed: a feature of 0 sends no spike, and its trace x1 still stands at what an earlier sample sent.
+"""
 
 
 class Prototypes:

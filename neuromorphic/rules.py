@@ -82,7 +82,7 @@ def parse_products(text: str, target: str) -> tuple[Product, ...]:
             pieces.append(compact[start:position])
             start = position
     pieces.append(compact[start:])
-    if depth or not all(pieces):
+    if depth or not all(piece.strip("+-") for piece in pieces):
         raise ConfigError(f"{target} = {text!r}: brackets do not match or a product is empty; write e.g. '2^-4*x0*y1'")
     products = tuple(_product(piece, target, text) for piece in pieces)
     decimated = {product.decimate for product in products if product.dependency == "u"}

@@ -39,6 +39,7 @@ ALL = ("loihi1-2018-presilicon", "horowitz-45nm-int8", "horowitz-45nm-fp32")
 @click.option("--leave-out", type=CommaList(), metavar="A,B", default="host_write,host_read", show_default=True,
               help="Terms to leave out of totals by name; '-' for none.")  # fmt: skip
 @click.option("--factor", type=click.FloatRange(1), default=2.0, show_default=True, help="Of the sensitivity bands.")
+@click.option("--engine", type=click.Choice(["auto", "numpy", "compiled"]), default="auto", show_default=True)
 @count("--passes", 1, "How often the dense twin runs per sample; the number of steps where it must follow time.")
 @json_flag
 def energy(
@@ -51,6 +52,7 @@ def energy(
     tables: tuple[str, ...],
     leave_out: list[str],
     factor: float,
+    engine: str,
     passes: int,
     as_json: bool,
 ) -> None:
@@ -70,7 +72,7 @@ def energy(
         loaded = load_network(network)
         given = read_inputs(loaded, data, data_options, encoder, spikes, samples)
         stages.update("simulating")
-        record = make_simulator(loaded, len(next(iter(given.values())))).run(given, v=True)
+        record = make_simulator(loaded, len(next(iter(given.values()))), engine).run(given, v=True)
         counted = ledger(loaded, record)
         twin = dense_twin(loaded, counted.samples, passes=passes)
         rows: list[Priced] = []

@@ -29,6 +29,7 @@ from edgessl.cli.options import CommaList, count, data_options, json_flag, key_v
     "--field", type=CommaList(int), metavar="H,W", help="Rows and columns of the input, for receptive fields."
 )
 @click.option("--out", type=click.Path(path_type=Path), help="HTML page, JSON beside it.  [default: beside NETWORK]")
+@click.option("--engine", type=click.Choice(["auto", "numpy", "compiled"]), default="auto", show_default=True)
 @json_flag
 def report(
     network: Path,
@@ -39,6 +40,7 @@ def report(
     samples: int,
     field: list[int] | None,
     out: Path | None,
+    engine: str,
     as_json: bool,
 ) -> None:
     """Draw NETWORK at work on DATA.
@@ -57,7 +59,9 @@ def report(
         given = read_inputs(loaded, data, data_options, encoder, spikes, samples)
         stages.update("simulating and drawing")
         shape = None if field is None else (field[0], field[1])
-        found = spiking_report(loaded, given[loaded.inputs[0].name], name=f"{network.stem} on {data}", field=shape)
+        found = spiking_report(
+            loaded, given[loaded.inputs[0].name], name=f"{network.stem} on {data}", field=shape, engine=engine
+        )
         write_report(found, out)
     if as_json:
         print_json({"report": str(out), **{key: value for key, value in found.items() if key != "pictures"}})

@@ -131,11 +131,12 @@ def test_the_queue_keeps_to_its_bytes_and_the_oldest_falls_out(tmp_path: Path) -
 def test_a_federated_round_takes_it_for_a_learner(tmp_path: Path) -> None:
     """The client's own code, unchanged: adopt, learn, save, reply."""
     client = pytest.importorskip("federated.client", reason="pip install 'edgessl[federated]'")
-    from flwr.common import Message, MessageType
+    from flwr.app import Message, MessageType
 
+    from federated.compat import local_identity
     from federated.message import pack, unpack
 
-    with opened(tmp_path) as learner:
+    with local_identity(), opened(tmp_path) as learner:
         assert client.catch_up(learner, samples(5).astype(np.float32)) == 5
         digest, size = learner.bundle.digest, learner.bundle.manifest.theta_size
         given = np.clip(np.random.default_rng(0).normal(0, 20, size), -256, 255).astype(np.float32)

@@ -161,12 +161,12 @@ def test_embeddings_are_mean_spikes_of_a_network_that_does_not_learn() -> None:
 
 def test_balance_finds_the_lowest_threshold_that_keeps_the_rate() -> None:
     spikes = np.concatenate([patterns(25, seed=k) for k in range(4)])
-    network = balance(predictive_coding(16, 12), spikes, 0.1)
+    network = balance(predictive_coding(16, 12), spikes, 0.1, engine="numpy")
     assert embed(network, spikes, "hidden", engine="numpy").mean() == pytest.approx(0.1, abs=0.03)
     with pytest.raises(ConfigError, match="expected a LIF population"):
-        balance(network, spikes, 0.1, "error")
+        balance(network, spikes, 0.1, "error", "numpy")
     with pytest.raises(ConfigError, match="silent at every threshold"):
-        balance(network, np.zeros_like(spikes), 0.1)
+        balance(network, np.zeros_like(spikes), 0.1, engine="numpy")
 
 
 def test_what_does_not_fit_is_refused() -> None:

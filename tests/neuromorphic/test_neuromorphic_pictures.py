@@ -76,11 +76,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def test_the_report_command_writes_one_page_and_its_figures(files: tuple[Path, Path], tmp_path: Path) -> None:
     out = tmp_path / "page.html"
-    command = ["neuro", "report", *map(str, files), "--field", "3,3", "--out", str(out), "--json"]
+    command = ["neuro", "report", *map(str, files), "--field", "3,3", "--out", str(out), "--engine", "numpy", "--json"]
     found = CliRunner().invoke(cli, command, catch_exceptions=False)
     assert found.exit_code == 0, found.output
     page = out.read_text()
-    assert page.count("<svg") == 5 - 1  # learning has no price on a processor, so there is no energy picture
+    assert page.count("<svg") == 5  # raster, membranes, error, fields, energy
     assert "script" not in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     data = json.loads(out.with_suffix(".json").read_text())
@@ -94,7 +94,9 @@ def test_the_report_command_writes_one_page_and_its_figures(files: tuple[Path, P
 
 def test_the_energy_command_counts_prices_and_refuses(files: tuple[Path, Path]) -> None:
     runner = CliRunner()
-    found = runner.invoke(cli, ["neuro", "energy", *map(str, files), "--json"], catch_exceptions=False)
+    found = runner.invoke(
+        cli, ["neuro", "energy", *map(str, files), "--engine", "numpy", "--json"], catch_exceptions=False
+    )
     assert found.exit_code == 0, found.output
     data = json.loads(found.stdout)
     rows = {(row["subject"], row["table"]): row for row in data["priced"]}
@@ -107,7 +109,7 @@ def test_the_energy_command_counts_prices_and_refuses(files: tuple[Path, Path]) 
     assert rows["spiking", "horowitz-45nm-int8"]["unknown"] == ["weight_update"]
     assert rows["spiking", "horowitz-45nm-int8"]["joules_per_sample"] is None
     assert rows["dense int8 twin", "horowitz-45nm-int8"]["joules_per_sample"] > 0
-    shown = runner.invoke(cli, ["neuro", "energy", *map(str, files)], catch_exceptions=False)
+    shown = runner.invoke(cli, ["neuro", "energy", *map(str, files), "--engine", "numpy"], catch_exceptions=False)
     assert shown.exit_code == 0
     assert "refused" in shown.stdout
     assert "Loihi 2 energy" not in shown.stdout

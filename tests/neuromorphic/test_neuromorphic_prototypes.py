@@ -42,7 +42,7 @@ def test_a_prototype_is_the_direction_of_what_it_stands_for() -> None:
 def test_novelty_allocates_one_prototype_per_cluster() -> None:
     prototypes = Prototypes(24, 12, novelty=0.85)
     for k, centre in enumerate(centres(5)):
-        for x in near(centre, 10, k):
+        for x in near(centre, 10, k, noise=0.03):
             prototypes.observe(x)
     assert len(prototypes) == 5
     assert prototypes.counts[:5].tolist() == [10] * 5
