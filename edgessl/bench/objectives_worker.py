@@ -72,8 +72,6 @@ def measure(name: str, objective: str, seed: int, epochs: int) -> Result:
     }
     if data.train.source.kind == "tokens":
         details["bits"] = bits(probe, queries, data.test.labels)
-    if data.train.source.kind == "pair":
-        details |= _across(encoder, queries)
     protocol = Protocol(
         data=data.name,
         train_hash=data.train.digest(),
@@ -115,10 +113,13 @@ def bits(probe: Any, queries: np.ndarray[Any, Any], truth: np.ndarray[Any, Any])
     return float(-np.log2(given.clip(1e-6)).mean())
 
 
-def _across(encoder: Encoder, queries: np.ndarray[Any, Any]) -> dict[str, Any]:
-    """How often one tower's embedding finds its partner among all of the other tower's."""
-    first, _ = encoder.get_submodule("stages.towers").sizes  # type: ignore[misc]
-    return {"recall_across": paired_recall(queries[:, :first], queries[:, first:])}
+def _across(done: Checkpoint, samples: np.ndarray[Any, Any]) -> dict[str, float]:
+    """How often the first side of a pair finds its second among all others, in the space that clip aligns."""
+    projector = done.train_step().parts.get_submodule("projector")
+    rows = torch.from_numpy(TorchEmbedder(done.encoder()).embed(samples))
+    with torch.no_grad():
+        first, second = projector(rows).chunk(2, dim=1)
+    return paired_recall(first.numpy(), second.numpy())
 
 
 def open_suite(suite: Suite) -> LabelledData:
@@ -201,6 +202,8 @@ def _encoder(
         details = _training_details(done)
         if objective == "causal" and data.test.source.kind == "tokens":
             details["own_bits"] = _test_loss(done, data.test.samples()) / math.log(2)
+        if objective == "clip":
+            details["recall_across"] = _across(done, data.test.samples())
         return done.encoder(), details
 
 

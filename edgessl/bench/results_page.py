@@ -37,7 +37,11 @@ those of the last epoch, mean and standard deviation over the seeds. Labels were
 encoder only: kNN is the weighted vote of 20 neighbours (cosine, temperature 0.1), linear is logistic regression on
 standardised embeddings; both see every training label. *random* is the same encoder with its initial weights;
 *supervised* is trained with all labels on the same random views. RankMe is the effective rank of the test embeddings;
-a row marked with a dagger had collapsed, or nearly, when training ended.
+a row marked with a dagger had collapsed, or nearly, in one of its runs. The seconds of *seed* include its teacher's.
+
+Read the tables with their budgets in mind: 75 to 460 steps. Contrast, redundancy reduction and rotation learn something
+in that time; masked modelling and diffusion, which the papers train for hundreds of epochs, hardly begin, and some
+objectives end below random weights. Those rows are published as they are.
 
 `make results` runs it all again (hours); `edgessl bench objectives --set suite=NAME` runs one table.
 """
