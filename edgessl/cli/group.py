@@ -22,6 +22,8 @@ _EXTRAS = {
     "flwr": "federated",
     "jinja2": "train",
     "matplotlib": "train",
+    "nir": "neuromorphic",
+    "numba": "compiled",
     "onnx": "export",
     "onnxscript": "export",
     "pydantic": "train",
