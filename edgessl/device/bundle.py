@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from edgessl.device.manifest import MAX_MANIFEST_BYTES, STATE_FILE, Manifest
 from edgessl.device.onnxwire import check_graph
 from edgessl.device.specs import MAX_BYTES, MemberSpec
 from edgessl.errors import BundleError, FormatError
+
+if TYPE_CHECKING:
+    from edgessl.device.runtime import EncoderRunner, SessionProfile, StepRunner
 
 MANIFEST_FILE = "manifest.json"
 MAX_FILES = 33  # the manifest and at most 32 members
@@ -77,6 +81,12 @@ class Bundle:
             raise BundleError(f"member {STATE_FILE!r}: {error}") from None
         check_state(self.manifest, state, f"member {STATE_FILE!r}", BundleError)
         return state
+
+    def runners(self, profile: "SessionProfile") -> tuple["EncoderRunner", "StepRunner"]:
+        """The graphs in onnxruntime: what embeds, and what trains from the factory state; see `runners.Model`."""
+        from edgessl.device.runtime import EncoderRunner, StepRunner  # which imports this module
+
+        return EncoderRunner(self, profile), StepRunner(self, profile)
 
 
 def check_state(manifest: Manifest, state: Mapping[str, tensors.Array], where: str, error: type[Exception]) -> None:

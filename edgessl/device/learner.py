@@ -17,7 +17,8 @@ from edgessl.device.hyper import HyperParameters
 from edgessl.device.loop import LearningLoop, LearnReport
 from edgessl.device.memory import ReplayMemory
 from edgessl.device.novelty import NeighbourNovelty
-from edgessl.device.runtime import EncoderRunner, SessionProfile, StepRunner
+from edgessl.device.runners import Model
+from edgessl.device.runtime import SessionProfile
 from edgessl.device.samples import as_batch
 from edgessl.device.state import Checkpointed, Saved, StateStore
 from edgessl.errors import InputError, StateError, StateMismatchError
@@ -37,7 +38,7 @@ class Learner:
 
     def __init__(
         self,
-        bundle: Bundle,
+        bundle: Model,
         state_dir: str | os.PathLike[str],
         memory_bytes: int,
         exemplar_bytes: int,
@@ -51,7 +52,7 @@ class Learner:
         self._memory = ReplayMemory(memory_bytes, shape, seed, least=manifest.batch_size)
         self._head = FewLabelHead(exemplar_bytes, shape, self._embed)
         self._monitor = DriftMonitor(manifest.embedding_dim)
-        self._encoder, self._trainer = EncoderRunner(bundle, profile), StepRunner(bundle, profile)
+        self._encoder, self._trainer = bundle.runners(profile)
         self._novelty: NeighbourNovelty | None = None
         self._novelty_seen = self._observed = self._rollbacks = 0
         self._drifted = False  # since the last consolidation
@@ -76,7 +77,7 @@ class Learner:
     @classmethod
     def open(
         cls,
-        bundle: Bundle | str | os.PathLike[str],
+        bundle: Model | str | os.PathLike[str],
         state_dir: str | os.PathLike[str],
         *,
         memory_bytes: int = 4 << 20,
@@ -90,7 +91,7 @@ class Learner:
         at once. Raises BundleError, BudgetError (with the minimum), StateLockedError, StateMismatchError
         (another bundle, other budgets, another seed) and StateError (no intact slot).
         """
-        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        opened = Bundle.open(bundle) if isinstance(bundle, str | os.PathLike) else bundle
         return cls(opened, state_dir, memory_bytes, exemplar_bytes, seed, profile or SessionProfile())
 
     def observe(self, x: Float) -> Float:

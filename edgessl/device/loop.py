@@ -12,7 +12,7 @@ from edgessl.device.guard import Guard, Verdict
 from edgessl.device.hyper import HyperParameters
 from edgessl.device.memory import ReplayMemory
 from edgessl.device.noise import step_noise
-from edgessl.device.runtime import StepRunner
+from edgessl.device.runners import Trainer
 from edgessl.device.tensors import Array
 from edgessl.errors import InputError
 
@@ -42,7 +42,7 @@ class LearningLoop:
 
     def __init__(
         self,
-        runner: StepRunner,
+        runner: Trainer,
         memory: ReplayMemory,
         hyper: HyperParameters,
         seed: int,
