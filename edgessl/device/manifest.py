@@ -14,6 +14,7 @@ from edgessl.device.specs import (
     Component,
     GraphSpec,
     InputSpec,
+    LatentSpec,
     MemberSpec,
     ParameterEntry,
     TensorSpec,
@@ -48,6 +49,18 @@ class Manifest:
     members: Mapping[str, MemberSpec] = field(default_factory=dict)
     parity: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    latent: LatentSpec | None = None
+
+    @property
+    def cut(self) -> str | None:
+        """The stage after which the encoder was cut; None when all of it learns."""
+        return self.latent.cut if self.latent else None
+
+    @property
+    def learned(self) -> InputSpec:
+        """What is remembered, what the encoder graph takes and what a training step sees: latents after a cut, else
+        samples."""
+        return self.latent.spec if self.latent else self.input
 
     @property
     def theta_size(self) -> int:
@@ -90,6 +103,7 @@ class Manifest:
             "members": {k: m.to_json() for k, m in self.members.items()},
             "parity": dict(self.parity),
             "provenance": dict(self.provenance),
+            **({"latent": self.latent.to_json()} if self.latent else {}),
         }
         try:
             text = json.dumps(document, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
@@ -129,6 +143,7 @@ class Manifest:
             members={k: MemberSpec.from_json(n) for k, n in top.key("members").members(32).items()},
             parity=top.key("parity").object(),
             provenance=top.key("provenance").object(),
+            latent=LatentSpec.from_json(top.key("latent")) if "latent" in top.object() else None,
         )
         manifest._check()
         return manifest
@@ -147,13 +162,19 @@ class Manifest:
         for key, graph in self.graphs.items():
             if graph.file not in self.members:
                 raise BundleError(f"graphs.{key}.file: {graph.file!r} is not among the members")
-        x = TensorSpec("x", ("N", *self.input.shape))
+        samples, x = TensorSpec("x", ("N", *self.input.shape)), TensorSpec("x", ("N", *self.learned.shape))
         embedding = TensorSpec("embedding", ("N", self.embedding_dim))
         self._check_side("encoder.inputs", self.graphs["encoder"].inputs, (self.slots[0], x))
         self._check_side("encoder.outputs", self.graphs["encoder"].outputs, (embedding,))
         if "encoder_int8" in self.graphs:
-            self._check_side("encoder_int8.inputs", self.graphs["encoder_int8"].inputs, (x,))
+            self._check_side("encoder_int8.inputs", self.graphs["encoder_int8"].inputs, (samples,))
             self._check_side("encoder_int8.outputs", self.graphs["encoder_int8"].outputs, (embedding,))
+        if self.latent:
+            if "backbone" not in self.graphs:
+                raise BundleError("graphs: 'backbone' is missing; a bundle with `latent` needs it")
+            latent = TensorSpec("latent", ("N", *self.latent.shape))
+            self._check_side("backbone.inputs", self.graphs["backbone"].inputs, (samples,))
+            self._check_side("backbone.outputs", self.graphs["backbone"].outputs, (latent,))
         self._check_train(self.graphs["train"])
 
     def _check_parameters(self) -> None:
@@ -186,7 +207,7 @@ class Manifest:
         n, width = (*shapes.get("noise", ()), 0, 0)[:2]
         if not isinstance(n, int) or not isinstance(width, int) or n < 1 or width < 1:
             raise BundleError("graphs.train.inputs: expected noise of shape [batch, width], both numbers")
-        batch = TensorSpec("batch", (n, *self.input.shape))
+        batch = TensorSpec("batch", (n, *self.learned.shape))
         hyper = tuple(TensorSpec(f"hyper.{k}", ()) for k in self.hyper)
         wanted = (*self.slots, batch, TensorSpec("noise", (n, width)), *hyper)
         self._check_side("train.inputs", graph.inputs, wanted)

@@ -16,7 +16,7 @@ MAX_PARAMETERS = 1 << 14
 MAX_BYTES = 1 << 30  # per member
 DTYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
 KINDS = ("weight", "vector", "statistic", "fixed")  # the order of a flat theta
-_RANKS = {"image": 3, "signal": 2, "spectrogram": 3, "tokens": 2, "pair": 1}
+_RANKS = {"image": (3,), "signal": (2,), "spectrogram": (3,), "tokens": (2,), "pair": (1,), "latent": (1, 2, 3)}
 
 
 def read_shape(node: Node, symbolic: bool = False) -> tuple[int | str, ...]:
@@ -40,7 +40,9 @@ class InputSpec:
     `shape`: image (C,H,W), signal (C,T), spectrogram (C,F,T), tokens (1,L), pair (n,): the values of two samples
     after each other. `mean` and `std`, one per channel (of a pair: per value) in `units`, are applied inside the
     encoder graph; tokens have mean 0, std 1. `vocabulary`: tokens are ids, whole numbers from 0 to below it; 0 for
-    every other kind. Raises ConfigError when they do not fit together.
+    every other kind. A latent is what a backbone makes of a sample, (D,), (C,T), (L,D) or (C,H,W); its mean and std,
+    along the first axis, say what was measured, and nothing applies them. Raises ConfigError when they do not fit
+    together.
     """
 
     kind: str
@@ -53,8 +55,9 @@ class InputSpec:
     def __post_init__(self) -> None:
         if self.kind not in _RANKS:
             raise ConfigError(f"input kind {self.kind!r}: expected one of {', '.join(_RANKS)}")
-        if len(self.shape) != _RANKS[self.kind] or any(d < 1 for d in self.shape):
-            raise ConfigError(f"input shape {self.shape}: {self.kind} takes {_RANKS[self.kind]} dimensions >= 1")
+        if len(self.shape) not in _RANKS[self.kind] or any(d < 1 for d in self.shape):
+            ranks = " or ".join(map(str, _RANKS[self.kind]))
+            raise ConfigError(f"input shape {self.shape}: {self.kind} takes {ranks} dimensions >= 1")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.shape[0]:
                 raise ConfigError(f"input {name}: {len(values)} values for {self.shape[0]} channels")
@@ -101,6 +104,50 @@ class InputSpec:
         mean, std = (tuple(n.number() for n in node.key(k).items(MAX_CHANNELS)) for k in ("mean", "std"))
         try:
             return cls(kind, shape, mean, std, units, vocabulary)
+        except ConfigError as error:
+            node.fail(str(error))
+
+
+@dataclass(frozen=True)
+class LatentSpec:
+    """What a bundle with a cut remembers and trains on instead of samples.
+
+    `cut`: the stage after which the encoder was cut; `spec`: a latent as an InputSpec of kind "latent"; a latent is
+    stored as uint8 q and stands for `(q - zero_point) * scale`, float32. Raises ConfigError when that cannot be.
+    """
+
+    cut: str
+    spec: InputSpec
+    scale: float
+    zero_point: int
+
+    def __post_init__(self) -> None:
+        if self.spec.kind != "latent":
+            raise ConfigError(f"latent kind: expected 'latent', found {self.spec.kind!r}")
+        if not (math.isfinite(self.scale) and self.scale > 0):
+            raise ConfigError(f"latent scale {self.scale}: expected a finite number > 0")
+        if not 0 <= self.zero_point <= 255:
+            raise ConfigError(f"latent zero_point {self.zero_point}: expected 0 to 255")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one latent."""
+        return self.spec.shape
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest's `latent` object."""
+        return {**self.spec.to_json(), "cut": self.cut, "scale": self.scale, "zero_point": self.zero_point}
+
+    @classmethod
+    def from_json(cls, node: Node) -> "LatentSpec":
+        """Read what `to_json` wrote; raises BundleError naming the path."""
+        fields = dict(node.object("kind", "shape", "dtype", "mean", "std", "units", "cut", "scale", "zero_point"))
+        cut, scale = node.key("cut").text(), node.key("scale").number()
+        zero_point = node.key("zero_point").integer(0, 255)
+        node.key("kind").choice("latent")
+        spec = {name: value for name, value in fields.items() if name not in ("cut", "scale", "zero_point")}
+        try:
+            return cls(cut, InputSpec.from_json(Node(spec, node.path, BundleError)), scale, zero_point)
         except ConfigError as error:
             node.fail(str(error))
 

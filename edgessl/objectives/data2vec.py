@@ -32,6 +32,7 @@ class Data2Vec(Objective):
     name: ClassVar[str] = "data2vec"
     family: ClassVar[str] = "masked"
     hyper: ClassVar[dict[str, float]] = {"teacher_decay": 0.99, "transition": 2.0}
+    kinds: ClassVar[tuple[str, ...]] = ("image", "spectrogram", "signal")
 
     def __post_init__(self) -> None:
         check_ratio(self.name, "mask_ratio", self.mask_ratio)

@@ -28,6 +28,7 @@ class Denoising(Objective):
     name: ClassVar[str] = "denoising"
     family: ClassVar[str] = "generative"
     hyper: ClassVar[dict[str, float]] = {"sigma": 0.5, "dropped": 0.3}
+    kinds: ClassVar[tuple[str, ...]] = ("image", "spectrogram", "signal")
 
     def crops(self) -> tuple[int, int]:
         """No views."""

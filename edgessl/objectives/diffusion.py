@@ -65,6 +65,7 @@ class Diffusion(Objective):
     name: ClassVar[str] = "diffusion"
     family: ClassVar[str] = "generative"
     hyper: ClassVar[dict[str, float]] = {}
+    kinds: ClassVar[tuple[str, ...]] = ("image", "spectrogram", "signal")
 
     def __post_init__(self) -> None:
         signal_levels(self.steps, self.schedule)

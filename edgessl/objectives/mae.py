@@ -31,6 +31,7 @@ class MAE(Objective):
     name: ClassVar[str] = "mae"
     family: ClassVar[str] = "masked"
     hyper: ClassVar[dict[str, float]] = {}
+    kinds: ClassVar[tuple[str, ...]] = ("image", "spectrogram", "signal")
 
     def __post_init__(self) -> None:
         check_ratio(self.name, "mask_ratio", self.mask_ratio)

@@ -42,6 +42,7 @@ class PredictiveCoding(Objective):
     name: ClassVar[str] = "predictive_coding"
     family: ClassVar[str] = "predictive"
     hyper: ClassVar[dict[str, float]] = {"inference_rate": 0.1}
+    kinds: ClassVar[tuple[str, ...]] = ("image", "spectrogram", "signal")
     min_batch: ClassVar[int] = 1
 
     def crops(self) -> tuple[int, int]:

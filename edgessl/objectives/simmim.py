@@ -39,6 +39,7 @@ class SimMIM(Objective):
     name: ClassVar[str] = "simmim"
     family: ClassVar[str] = "masked"
     hyper: ClassVar[dict[str, float]] = {}
+    kinds: ClassVar[tuple[str, ...]] = ("image", "spectrogram", "signal")
 
     def __post_init__(self) -> None:
         check_ratio(self.name, "mask_ratio", self.mask_ratio)

@@ -36,6 +36,7 @@ class VAE(Objective):
     name: ClassVar[str] = "vae"
     family: ClassVar[str] = "generative"
     hyper: ClassVar[dict[str, float]] = {"beta": 1.0}
+    kinds: ClassVar[tuple[str, ...]] = ("image", "spectrogram", "signal")
 
     def crops(self) -> tuple[int, int]:
         """No views."""

@@ -63,7 +63,7 @@ def test_it_says_what_it_is(name: str) -> None:
     assert cls.name == name
     assert cls.family in FAMILIES
     assert cls.kinds
-    assert set(cls.kinds) <= set(AXES)
+    assert set(cls.kinds) <= {*AXES, "latent"}
     assert cls.min_batch >= 1
     assert dataclasses.is_dataclass(cls)
     assert len(cls.__doc__ or "") > 40
