@@ -1,0 +1,155 @@
+"""The device's learner on torch: the same loop, memory, drift and guard, with torch where onnxruntime would run.
+
+    model = TorchModel(recipe, spec, step, state, batch_size=64)
+    learner = Learner.open(model, "state/")     # as with a bundle, without an export
+
+For comparisons that would need hundreds of exports, and for the test that both back ends learn the same.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from edgessl.checkpoint import Checkpoint
+from edgessl.device import Component, GraphSpec, Manifest, SessionProfile, TensorSpec
+from edgessl.device.bundle import check_state
+from edgessl.device.runners import Weights
+from edgessl.device.specs import InputSpec
+from edgessl.errors import ConfigError, InputError
+from edgessl.recipe import Recipe
+from edgessl.step import State, TrainStep, hyper_tensors
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class TorchModel:
+    """What a bundle is to a learner (`edgessl.device.runners.Model`), held in memory and run by torch.
+
+    Args:
+        recipe, spec: what the step was built from; they describe it in the manifest.
+        step: the training step.
+        state: the factory state, every slot of `step`.
+        batch_size: samples per training step.
+        hyper: overrides of the step's hyperparameters.
+
+    Raises:
+        ConfigError: unknown hyperparameter.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        spec: InputSpec,
+        step: TrainStep,
+        state: Mapping[str, Tensor],
+        *,
+        batch_size: int = 32,
+        hyper: Mapping[str, float] | None = None,
+    ) -> None:
+        values = {**step.hyper, **(hyper or {})}
+        if unknown := sorted(set(values) - set(step.hyper)):
+            raise ConfigError(f"hyper: unknown {unknown[0]!r}; this step has {', '.join(step.hyper)}")
+        self.step = step
+        self._state = {name: state[name].numpy() for name in step.slot_names}
+        slots = tuple(TensorSpec(name, array.shape, str(array.dtype)) for name, array in self._state.items())
+        batch = TensorSpec("batch", (batch_size, *spec.shape))
+        noise = TensorSpec("noise", step.noise_shape(batch_size))
+        embedding = TensorSpec("embedding", ("N", step.parts.encoder.embedding_dim))
+        self.manifest = Manifest(
+            name="torch",
+            input=spec,
+            embedding_dim=step.parts.encoder.embedding_dim,
+            encoder=Component(recipe.encoder.name, recipe.encoder.options),
+            objective=Component(recipe.objective.name, recipe.objective.options),
+            optimizer=Component(recipe.optimizer),
+            views=tuple(Component(v["name"], v["options"]) for v in step.views.pipeline.to_json()),
+            parameters=step.layout.entries,
+            slots=slots,
+            hyper=values,
+            graphs={  # no files: what the learner asks of them are the sizes
+                "train": GraphSpec("", (*slots, batch, noise), ()),
+                "encoder": GraphSpec("", (slots[0], TensorSpec("x", ("N", *spec.shape))), (embedding,)),
+            },
+        )
+        digest = hashlib.sha256(self.manifest.to_bytes())
+        for name, array in self._state.items():
+            digest.update(name.encode() + array.tobytes())
+        self.digest = digest.hexdigest()
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, **options: Any) -> TorchModel:
+        """The model of a checkpoint as it was pretrained; `options` are the constructor's."""
+        return cls(checkpoint.recipe, checkpoint.input, checkpoint.train_step(), checkpoint.state, **options)
+
+    def state(self) -> dict[str, Array]:
+        """Fresh arrays of the factory state."""
+        return {name: array.copy() for name, array in self._state.items()}
+
+    def runners(self, profile: SessionProfile) -> tuple[TorchEncoderRunner, TorchStepRunner]:
+        """A new encoder and a new trainer; `profile` is onnxruntime's and ignored."""
+        return TorchEncoderRunner(self), TorchStepRunner(self)
+
+
+class TorchEncoderRunner:
+    """`edgessl.device.EncoderRunner` on torch: the encoder in evaluation mode with weights given at each call."""
+
+    def __init__(self, model: TorchModel) -> None:
+        # a copy, since training switches the step's own modules between modes, maybe in another thread
+        self._encoder = copy.deepcopy(model.step.parts.encoder).eval()
+        self._layout = model.step.layout
+
+    @torch.no_grad()
+    def embed(self, theta: Array | Weights, x: Array) -> Array:
+        """Embeddings (N, D) float32 of samples `x` (N, *shape) with flat weights `theta` (P,)."""
+        flat = theta if isinstance(theta, Tensor) else torch.from_numpy(np.asarray(theta))
+        tensors = self._layout.unflatten(flat)
+        own = {name.removeprefix("encoder."): t for name, t in tensors.items() if name.startswith("encoder.")}
+        out: Tensor = functional_call(self._encoder, own, (torch.from_numpy(np.ascontiguousarray(x)),))
+        return out.numpy()
+
+
+class TorchStepRunner:
+    """`edgessl.device.StepRunner` on torch: owns the state between steps."""
+
+    def __init__(self, model: TorchModel) -> None:
+        self.manifest = model.manifest
+        self._step = model.step
+        self._previous: State | None = None
+        self._values: State = {}
+        self.load(model.state())
+
+    @property
+    def theta(self) -> Tensor:
+        """The current flat weights; a later step makes a new tensor and leaves this one be."""
+        return self._values["theta"]
+
+    def step(self, batch: Array, noise: Array, hyper: Mapping[str, float]) -> dict[str, float]:
+        """One training step on `batch` (N, *shape) and `noise` (N, width); returns the scalar metrics."""
+        samples, random = (torch.from_numpy(np.ascontiguousarray(a)) for a in (batch, noise))
+        following, metrics = self._step(self._values, samples, random, hyper_tensors(hyper))
+        self._previous, self._values = self._values, {name: t.detach() for name, t in following.items()}
+        return {name: float(value) for name, value in metrics.items()}
+
+    def undo(self) -> None:
+        """Take back the last step (once)."""
+        if self._previous is None:
+            raise InputError("there is no step to take back")
+        self._values, self._previous = self._previous, None
+
+    def state(self) -> dict[str, Array]:
+        """Copies of every slot."""
+        return {name: value.numpy().copy() for name, value in self._values.items()}
+
+    def load(self, state: Mapping[str, Array]) -> None:
+        """Take over copies of `state`; InputError unless it has the manifest's slots, all finite."""
+        check_state(self.manifest, state, "state", InputError)
+        self._values = {slot.name: torch.from_numpy(np.array(state[slot.name])) for slot in self.manifest.slots}
+        self._previous = None
