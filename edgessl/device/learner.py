@@ -15,7 +15,8 @@ from edgessl.device.drift import DriftMonitor
 from edgessl.device.heads import FewLabelHead, Prediction
 from edgessl.device.hyper import HyperParameters
 from edgessl.device.loop import LearningLoop, LearnReport
-from edgessl.device.memory import ReplayMemory
+from edgessl.device.memory import Draw, ReplayMemory
+from edgessl.device.memory_codec import Codec
 from edgessl.device.novelty import NeighbourNovelty
 from edgessl.device.runners import Model
 from edgessl.device.runtime import SessionProfile
@@ -44,12 +45,25 @@ class Learner:
         exemplar_bytes: int,
         seed: int,
         profile: SessionProfile,
+        policy: str,
+        codec: Codec | None,
     ) -> None:
         self.bundle, self.seed = bundle, seed
         manifest = bundle.manifest
         shape = manifest.input.shape
         self.hyper = HyperParameters(manifest.hyper)
-        self._memory = ReplayMemory(memory_bytes, shape, seed, least=manifest.batch_size)
+        dim = manifest.embedding_dim
+        stored_dim = dim if any(s.name == "stored" for s in manifest.graphs["train"].inputs) else 0
+        self._memory = ReplayMemory(
+            memory_bytes,
+            shape,
+            policy=policy,
+            codec=codec,
+            embedding_dim=dim,
+            stored_dim=stored_dim,
+            seed=seed,
+            least=manifest.batch_size,
+        )
         self._head = FewLabelHead(exemplar_bytes, shape, self._embed)
         self._monitor = DriftMonitor(manifest.embedding_dim)
         self._encoder, self._trainer = bundle.runners(profile)
@@ -84,22 +98,25 @@ class Learner:
         exemplar_bytes: int = 256 << 10,
         seed: int = 0,
         profile: SessionProfile | None = None,
+        policy: str = "reservoir",
+        codec: Codec | None = None,
     ) -> "Learner":
         """Resume from `state_dir`, or start from the bundle's factory state when nothing was saved there.
 
         `memory_bytes` bounds the remembered samples, `exemplar_bytes` the enrolled ones; both are allocated
-        at once. Raises BundleError, BudgetError (with the minimum), StateLockedError, StateMismatchError
-        (another bundle, other budgets, another seed) and StateError (no intact slot).
+        at once. `policy` says which samples stay (memory_policy.POLICIES), `codec` how they are stored (float32
+        unless given; ByteCodec for a byte a value). Raises BundleError, BudgetError (with the minimum),
+        StateLockedError, StateMismatchError (another bundle, other settings) and StateError (no intact slot).
         """
         opened = Bundle.open(bundle) if isinstance(bundle, str | os.PathLike) else bundle
-        return cls(opened, state_dir, memory_bytes, exemplar_bytes, seed, profile or SessionProfile())
+        return cls(opened, state_dir, memory_bytes, exemplar_bytes, seed, profile or SessionProfile(), policy, codec)
 
     def observe(self, x: Float) -> Float:
         """Embed, remember and watch for drift; never waits for learning. Returns what `embed` returns."""
         samples = self._samples(x)
         z = self._embed(samples)
         with self._data:
-            self._memory.add(samples)
+            self._memory.add(samples, z)
             self._observed += len(samples)
             if self._monitor.update(z):
                 self._drifted = True
@@ -154,7 +171,8 @@ class Learner:
         z = self._embed(samples)
         with self._data:
             if self._novelty is None or self._memory.seen > 1.5 * self._novelty_seen:
-                self._novelty = NeighbourNovelty(self._embed(self._past()) if len(self._memory) else z[:0])
+                bank = self._embed(self._past().samples) if len(self._memory) else z[:0]
+                self._novelty = NeighbourNovelty(bank)
                 self._novelty_seen = self._memory.seen
             scores = self._novelty.score(z)
         return scores if x.ndim == samples.ndim else scores[0]
@@ -222,6 +240,7 @@ class Learner:
                 "rollbacks": self._rollbacks,
                 "step_seconds": self._loop.step_seconds,
                 "memory_bytes": self._memory.nbytes,
+                "saturated_values": self._memory.saturated,
                 "exemplar_bytes": self._head.nbytes,
                 "labels": list(self._head.labels),
                 "drift_events": self._monitor.events,
@@ -260,7 +279,7 @@ class Learner:
             raise StateError("the encoder gave NaN or infinity; call rollback() to return to a good generation")
         return z
 
-    def _past(self) -> Float:
+    def _past(self) -> Draw:
         """Remembered samples that stand for the past; the caller holds _data, and the memory is not empty."""
         return self._memory.sample(min(BANK, len(self._memory)), self._loop.attempts)
 
@@ -276,11 +295,12 @@ class Learner:
         """Everything kept in the old embedding is recomputed, now or when it is next used."""
         with self._data:
             past = self._past() if len(self._memory) else None
-        z = None if past is None else self._embed(past)  # outside the lock: observe need not wait
+        z = None if past is None else self._embed(past.samples)  # outside the lock: observe need not wait
         with self._data:
             self._head.invalidate()
             self._novelty = None
-            if z is not None:
+            if past is not None and z is not None:
+                self._memory.refresh(past, z)  # embedded anyway: no price of its own
                 self._monitor.rebase(z)
 
     def _resume(self, saved: Saved) -> None:

@@ -101,10 +101,10 @@ class LearningLoop:
         manifest = self._runner.manifest
         began = time.perf_counter()
         with self._data:
-            batch = self._memory.sample(manifest.batch_size, self.attempts)
+            draw = self._memory.sample(manifest.batch_size, self.attempts)
         noise = step_noise(self._seed, self.attempts, manifest.noise_shape)
         self.attempts += 1
-        metrics = self._runner.step(batch, noise, self._hyper)
+        metrics = self._runner.step(draw.samples, noise, self._hyper)
         verdict, reason = self._guard.judge(metrics)
         if verdict is Verdict.KEEP and not np.isfinite(self._runner.theta.numpy()).all():
             verdict, reason = Verdict.ROLL_BACK, "theta not finite"

@@ -1,81 +1,140 @@
-"""A bounded replay memory: the latest samples, and a fair sample of everything before them."""
+"""A bounded replay memory: the latest samples, and what a policy keeps of everything before them."""
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from edgessl.device.noise import REPLAY, RESERVOIR, stream
+from edgessl.device.memory_codec import Codec, RawCodec
+from edgessl.device.memory_embedded import directions
+from edgessl.device.memory_policy import build_policy, row_bytes
+from edgessl.device.noise import REPLAY, SLEEP, stream
 from edgessl.device.tensors import Array
 from edgessl.errors import BudgetError, InputError, StateMismatchError
 
 Float = npt.NDArray[np.float32]
+Places = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Copies of remembered samples.
+
+    `samples` (n, *shape): the first `recent` rows from the ring of the latest, the others older ones;
+    `stored` (n, D): their embeddings when they were observed, None unless the memory keeps them; `places`,
+    `numbers` (n,): where they lay and which they were (from 0, in the order of arrival).
+    """
+
+    samples: Float
+    stored: Float | None
+    recent: int
+    places: Places
+    numbers: Places
 
 
 class ReplayMemory:
-    """Raw float32 samples within `capacity_bytes`, allocated once.
+    """Samples within `capacity_bytes`, allocated once as equal slots.
 
-    A ring holds the latest quarter of the capacity. A sample that leaves the ring enters a reservoir
-    (algorithm R of Vitter, "Random sampling with a reservoir", 1985), so that every sample older than the
-    ring has the same chance to be held and none is held twice. Draws depend on (seed, counts) only: adding
-    one by one or in batches gives the same memory, and nothing of a generator needs saving.
+    Places [0, ring) hold the latest quarter of the capacity; a sample that leaves them goes to the place among the
+    others that the policy chooses, or is dropped. A sample never moves: its slot changes place, and the newcomer is
+    written to the slot that became free, one write a sample. Draws and policies depend on (seed, counts) and the
+    embeddings only: adding one by one or in batches gives the same memory, and nothing of a generator needs saving.
+
+    `policy`: one of memory_policy.POLICIES; "recent" has the ring alone. `codec`: how samples are stored.
+    `embedding_dim`: D, for policies that look at embeddings. `stored_dim`: D, to keep every sample's embedding as it
+    was observed; 0 keeps none. The budget covers samples, stored embeddings and the policy's; 16 bytes of
+    bookkeeping a sample come on top.
 
     Raises BudgetError, which says the minimum, when fewer than `least` (>= 2) samples fit.
     """
 
-    def __init__(self, capacity_bytes: int, sample_shape: tuple[int, ...], seed: int = 0, least: int = 2) -> None:
-        size = 4 * math.prod(sample_shape)
+    def __init__(
+        self,
+        capacity_bytes: int,
+        sample_shape: tuple[int, ...],
+        *,
+        policy: str = "reservoir",
+        codec: Codec | None = None,
+        embedding_dim: int = 0,
+        stored_dim: int = 0,
+        seed: int = 0,
+        least: int = 2,
+    ) -> None:
+        self._codec = codec or RawCodec()
+        kept = row_bytes(policy, embedding_dim)
+        size = self._codec.dtype.itemsize * math.prod(sample_shape) + 4 * stored_dim + kept
         capacity, least = capacity_bytes // size, max(least, 2)
-        if capacity < least:
+        share = 4 if policy == "recent" else 1  # the ring alone must hold them
+        if capacity < share * least:
             raise BudgetError(
                 f"replay memory: {capacity_bytes} bytes hold {max(capacity, 0)} samples of {size} bytes; "
-                f"at least {least} are needed: give {least * size} bytes or more"
+                f"at least {share * least} are needed: give {share * least * size} bytes or more"
             )
-        self.seed, self.seen = seed, 0
         ring = max(1, capacity // 4)
-        self._ring: Float = np.zeros((ring, *sample_shape), np.float32)
-        self._reservoir: Float = np.zeros((capacity - ring, *sample_shape), np.float32)
+        capacity = ring if policy == "recent" else capacity
+        self.seed, self.seen, self.saturated = seed, 0, 0  # saturated: values the codec could not hold
+        self._ring, self._size = ring, size
+        self._policy = build_policy(policy, capacity - ring, embedding_dim, seed)
+        self._kind = f"{policy}, {self._codec.name}, {stored_dim} numbers stored"
+        self._slots: Array = np.zeros((capacity, *sample_shape), self._codec.dtype)
+        self._stored: Float = np.zeros((capacity, stored_dim), np.float32)
+        self._fresh: npt.NDArray[np.float16] = np.zeros((ring, kept // 2), np.float16)  # the ring's, for the policy
+        self._place = np.arange(capacity)  # the slot of each place
+        self._number = np.full(capacity, -1, np.int64)  # by place; -1: empty
 
     @property
     def capacity(self) -> int:
         """Samples that fit."""
-        return len(self._ring) + len(self._reservoir)
+        return len(self._slots)
 
     @property
     def nbytes(self) -> int:
-        """Bytes allocated for samples; never more than was declared."""
-        return self._ring.nbytes + self._reservoir.nbytes
+        """Bytes allocated for samples and embeddings; never more than was declared."""
+        return self.capacity * self._size
 
     def __len__(self) -> int:
         return sum(self._held())
 
     def _held(self) -> tuple[int, int]:
-        """How many samples lie in the ring and in the reservoir."""
-        older = max(0, self.seen - len(self._ring))
-        return min(self.seen, len(self._ring)), min(older, len(self._reservoir))
+        """How many samples lie in the ring, and elsewhere."""
+        older = max(0, self.seen - self._ring)
+        return min(self.seen, self._ring), min(older, self.capacity - self._ring)
 
-    def add(self, batch: Float) -> None:
-        """Remember samples (N, *sample_shape), the oldest first."""
-        if batch.shape[1:] != self._ring.shape[1:] or batch.dtype != np.float32:
-            wanted = f"float32[N, {', '.join(map(str, self._ring.shape[1:]))}]"
-            raise InputError(f"replay memory: expected {wanted}, found {batch.dtype}{list(batch.shape)}")
-        for sample in batch:
-            place = self.seen % len(self._ring)
-            older = self.seen - len(self._ring)  # the index of the sample that leaves the ring
-            if older >= 0:
-                self._retire(self._ring[place], older)
-            self._ring[place] = sample
-            self.seen += 1
+    def add(self, batch: Float, z: Float | None = None) -> None:
+        """Remember samples (N, *sample_shape), the oldest first; `z` (N, D): their embeddings, where any are kept."""
+        wanted, shape = self._slots.shape[1:], f"float32[N, {', '.join(map(str, self._slots.shape[1:]))}]"
+        if batch.shape[1:] != wanted or batch.dtype != np.float32:
+            raise InputError(f"replay memory: expected {shape}, found {batch.dtype}{list(batch.shape)}")
+        dim = self._stored.shape[1] or self._fresh.shape[1]
+        if dim and (z is None or z.shape != (len(batch), dim)):
+            found = "none" if z is None else list(z.shape)
+            raise InputError(f"replay memory: expected embeddings {[len(batch), dim]}, found {found}")
+        encoded, beyond = self._codec.encode(batch)
+        self.saturated += beyond
+        for i, sample in enumerate(encoded):
+            self._add(sample, None if z is None or not dim else z[i])
 
-    def _retire(self, sample: Float, index: int) -> None:
-        size = len(self._reservoir)
-        place = index if index < size else int(stream(self.seed, RESERVOIR, index).integers(index + 1))
-        if place < size:
-            self._reservoir[place] = sample
+    def _add(self, sample: Array, z: Float | None) -> None:
+        place, leaving = self.seen % self._ring, self.seen - self._ring
+        if leaving >= 0:
+            row = self._fresh[place].astype(np.float32) if self._policy.row_bytes else None
+            chosen = self._policy.choose(leaving, row)
+            if chosen >= 0:
+                older = self._ring + chosen
+                self._place[[place, older]] = self._place[[older, place]]
+                self._number[older] = leaving
+        slot = self._place[place]
+        self._slots[slot], self._number[place] = sample, self.seen
+        if z is not None and self._stored.shape[1]:
+            self._stored[slot] = z
+        if z is not None and self._policy.row_bytes:
+            self._fresh[place] = directions(z[None])[0]
+        self.seen += 1
 
-    def sample(self, n: int, t: int) -> Float:
-        """A batch (n, *sample_shape) for draw number `t`: half recent, half from the reservoir.
+    def sample(self, n: int, t: int) -> Draw:
+        """A batch of `n` for draw number `t`: half recent, half older, recent ones first.
 
         Without replacement; where one half is short the other fills in, and only when all of the memory is
         smaller than `n` do samples repeat. Raises InputError when it is empty.
@@ -94,35 +153,73 @@ class ReplayMemory:
         )
         if len(rows) < n:
             rows = np.concatenate([rows, rng.choice(recent + older, n - len(rows))])
-        out = np.empty((n, *self._ring.shape[1:]), np.float32)
-        in_ring = rows < recent
-        out[in_ring] = self._ring[rows[in_ring]]
-        out[~in_ring] = self._reservoir[rows[~in_ring] - recent]
-        return out
+            rows = np.concatenate([rows[rows < recent], rows[rows >= recent]])
+        return self._draw(np.where(rows < recent, rows, rows - recent + self._ring))
+
+    def sample_older(self, n: int, t: int) -> Draw:
+        """A batch of `n` for draw number `t` of samples older than the ring only, as for replay during sleep.
+
+        Without replacement while there are `n`. Raises InputError when there are none.
+        """
+        older = self._held()[1]
+        if n < 1 or older == 0:
+            raise InputError(f"replay memory: cannot draw {n} samples from {older} older than the ring")
+        rng = stream(self.seed, SLEEP, t)
+        rows = rng.choice(older, min(n, older), replace=False)
+        rows = np.concatenate([rows, rng.choice(older, n - len(rows))])
+        return self._draw(self._ring + rows)
+
+    def _draw(self, places: Places) -> Draw:
+        slots = self._place[places]
+        stored = self._stored[slots] if self._stored.shape[1] else None
+        samples, recent = self._codec.decode(self._slots[slots]), int(np.count_nonzero(places < self._ring))
+        return Draw(samples, stored, recent, places, self._number[places])
+
+    def refresh(self, draw: Draw, z: Float) -> None:
+        """Tell the policy the embeddings `z` (n, D) of `draw` by the present encoder.
+
+        Samples that have left their place since they were drawn are passed over, and so are those in the ring.
+        """
+        still = (draw.places >= self._ring) & (self._number[draw.places] == draw.numbers)
+        places, first = np.unique(draw.places[still], return_index=True)
+        if len(places) and self._policy.row_bytes:
+            self._policy.refresh(places - self._ring, z[still][first])
 
     def tensors(self) -> dict[str, Array]:
         """What a checkpoint needs, as views of the filled part."""
-        recent, older = self._held()
-        counts = np.array([self.seen, self.capacity, self.seed], np.int64)
-        return {"ring": self._ring[:recent], "reservoir": self._reservoir[:older], "counts": counts}
+        n = len(self)  # slots are taken in order
+        return {
+            "slots": self._slots[:n],
+            "stored": self._stored[:n],
+            "fresh": self._fresh,
+            "place": self._place,
+            "number": self._number,
+            "counts": np.array([self.seen, self.capacity, self.seed, self.saturated], np.int64),
+            "kind": np.frombuffer(self._kind.encode(), np.uint8),
+            **{f"policy.{name}": array for name, array in self._policy.tensors().items()},
+        }
 
     def restore(self, tensors: Mapping[str, Array]) -> None:
-        """Become what `tensors()` described; StateMismatchError when capacity, seed or shapes differ."""
-        seen, capacity, seed = (int(v) for v in tensors["counts"])
-        if (capacity, seed) != (self.capacity, self.seed):
+        """Become what `tensors()` described; StateMismatchError when settings or shapes differ."""
+        seen, capacity, seed, saturated = (int(v) for v in tensors["counts"])
+        kind = tensors["kind"].tobytes().decode()
+        if (capacity, seed, kind) != (self.capacity, self.seed, self._kind):
             raise StateMismatchError(
-                f"replay memory was saved with room for {capacity} samples and seed {seed}, this one "
-                f"has room for {self.capacity} and seed {self.seed}; use the settings it was saved with"
+                f"replay memory was saved with room for {capacity} samples ({kind}) and seed {seed}, this one "
+                f"has room for {self.capacity} ({self._kind}) and seed {self.seed}; use the settings it was saved with"
             )
-        before, self.seen = self.seen, seen
-        recent, older = self._held()
-        for name, target, count in (("ring", self._ring, recent), ("reservoir", self._reservoir, older)):
+        n = min(seen, self.capacity)
+        targets = {"slots": self._slots[:n], "stored": self._stored[:n], "fresh": self._fresh}
+        targets |= {"place": self._place, "number": self._number}
+        for name, target in targets.items():
             found = tensors[name]
-            if found.shape != (count, *target.shape[1:]) or found.dtype != np.float32:
-                self.seen = before
-                wanted = f"float32{[count, *target.shape[1:]]}"
+            if found.shape != target.shape or found.dtype != target.dtype:
                 raise StateMismatchError(
-                    f"replay memory {name}: expected {wanted}, found {found.dtype}{list(found.shape)}"
+                    f"replay memory {name}: expected {target.dtype}{list(target.shape)}, "
+                    f"found {found.dtype}{list(found.shape)}"
                 )
-        self._ring[:recent] = tensors["ring"]
-        self._reservoir[:older] = tensors["reservoir"]
+        for name, target in targets.items():
+            target[...] = tensors[name]
+        self.seen, self.saturated = seen, saturated
+        prefix = "policy."
+        self._policy.restore({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})

@@ -6,7 +6,7 @@ import numpy.typing as npt
 from edgessl.errors import InputError
 
 # Stream numbers: no two uses share a generator.
-NOISE, REPLAY, RESERVOIR = 0, 2, 3
+NOISE, REPLAY, RESERVOIR, POLICY, SLEEP = 0, 2, 3, 4, 5
 
 
 def stream(seed: int, which: int, t: int) -> np.random.Generator:

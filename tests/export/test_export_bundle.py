@@ -95,12 +95,12 @@ def test_a_learner_learns_as_torch_would(
         found = learner.theta
         assert set(report.metrics) == set(METRICS)
     # batches and noise are functions of (seed, step): draw them as the learner does
-    memory = ReplayMemory(4 << 20, bundle.manifest.input.shape, seed, least=8)
+    memory = ReplayMemory(4 << 20, bundle.manifest.input.shape, seed=seed, least=8)
     memory.add(samples[:20])
     state = checkpoint.state
     losses = []
     for t in range(5):
-        batch, noise = memory.sample(8, t), step_noise(seed, t, bundle.manifest.noise_shape)
+        batch, noise = memory.sample(8, t).samples, step_noise(seed, t, bundle.manifest.noise_shape)
         state, metrics = step(state, torch.from_numpy(batch), torch.from_numpy(noise), hyper_tensors(hyper))
         losses.append(float(metrics["loss"]))
     wanted = state["theta"].numpy()
