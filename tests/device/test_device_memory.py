@@ -57,7 +57,7 @@ def test_every_older_sample_has_the_same_chance(capacity, n, runs):
     assert 0.001 < p < 0.999
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
     st.sampled_from(POLICIES),
     st.integers(2, 40),
