@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from edgessl.continual.strategies import Strategy, build_strategy
 from edgessl.device.specs import InputSpec
 from edgessl.encoders import ENCODERS, BatchNorm, Encoder, build_encoder
 from edgessl.errors import ConfigError
@@ -55,6 +56,7 @@ class Recipe(BaseModel):
     encoder: Part = Part(name="auto")
     objective: Part = Part(name="simclr")
     optimizer: str = "adamw"
+    strategy: Part | None = Field(None, description="against forgetting; none: plain training on what the memory draws")
     views: list[Part] | None = Field(None, description="transforms in order; none: the defaults of the input's kind")
     hyper: dict[str, float] = Field(
         default_factory=dict, description="overrides of optimizer's and objective's defaults"
@@ -128,7 +130,8 @@ def build_step(recipe: Recipe, spec: InputSpec) -> TrainStep:
     """
     recipe = recipe.for_kind(spec.kind)
     objective = build_objective(recipe.objective.name, **recipe.objective.options)
-    _check_fit(recipe, objective, spec)
+    strategy = build_strategy(recipe.strategy.name, **recipe.strategy.options) if recipe.strategy else None
+    _check_fit(recipe, objective, strategy, spec)
     encoder = encoder_of(recipe.encoder, spec, recipe.seed)
     if recipe.chunk is not None and any(isinstance(module, BatchNorm) for module in encoder.modules()):
         raise ConfigError("chunk: batch norm would take each chunk for a batch of its own; use the norm 'group'")
@@ -144,6 +147,7 @@ def build_step(recipe: Recipe, spec: InputSpec) -> TrainStep:
         pipeline,
         seed=recipe.seed,
         norm="batch" if recipe.encoder.options.get("norm") == "batch" else "layer",
+        strategy=strategy,
     )
     unknown = sorted(set(recipe.hyper) - set(step.hyper))
     if unknown:
@@ -163,7 +167,7 @@ def advice(recipe: Recipe, processes: int = 1) -> list[str]:
     return []
 
 
-def _check_fit(recipe: Recipe, objective: Objective, spec: InputSpec) -> None:
+def _check_fit(recipe: Recipe, objective: Objective, strategy: Strategy | None, spec: InputSpec) -> None:
     encoder = ENCODERS.get(recipe.encoder.name)
     if encoder is not None and spec.kind not in encoder.kinds:
         fit = [name for name, entry in ENCODERS.items() if spec.kind in entry.kinds]
@@ -177,6 +181,8 @@ def _check_fit(recipe: Recipe, objective: Objective, spec: InputSpec) -> None:
             f"objective {objective.name} takes {', '.join(objective.kinds)}, not {spec.kind}; "
             f"for {spec.kind}: {', '.join(able) or 'none'}"
         )
+    if strategy and strategy.kinds and spec.kind not in strategy.kinds:
+        raise ConfigError(f"strategy {strategy.name} takes {', '.join(strategy.kinds)}, not {spec.kind}")
     if recipe.batch_size < objective.min_batch:
         content = [name for name, found in able.items() if found.min_batch <= recipe.batch_size]
         raise ConfigError(

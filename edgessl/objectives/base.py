@@ -8,40 +8,15 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from edgessl.encoders.base import Encoder
 from edgessl.encoders.norm import BatchNorm
-
-Slots = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Network:
-    """The network bound to a flat vector: `network("encoder", x)` applies the named part with those parameters.
-
-    A part is a module or a method of one, by its path: "projector", "encoder.features", "encoder.run".
-
-    `statistics` collects the batch statistics that batch norms of the trained network saw; a teacher's are not kept.
-    """
-
-    apply: Callable[..., tuple[Tensor, Slots]]
-    theta: Tensor
-    statistics: Slots = field(default_factory=dict)
-
-    def __call__(self, part: str, *arguments: Any) -> Tensor:
-        """Apply `part` to `arguments`."""
-        out, statistics = self.apply(self.theta, part, *arguments)
-        self.statistics.update(statistics)
-        return out
-
-    def at(self, theta: Tensor) -> Network:
-        """The same network with other parameters (a momentum teacher, an anchor)."""
-        return Network(self.apply, theta)
+from edgessl.objectives.network import Network, Slots
 
 
 @dataclass(frozen=True)

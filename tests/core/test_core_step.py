@@ -383,7 +383,7 @@ def test_hyperparameters_must_not_share_a_name() -> None:
     objective = build_objective("simclr")
     clash = type("Clash", (type(objective),), {"hyper": {"lr": 1.0, "temperature": 0.2}})()
     views = default_views("image", (1, 8, 8))
-    with pytest.raises(ConfigError, match=r"both have a hyperparameter \['lr'\]"):
+    with pytest.raises(ConfigError, match="two of them have a hyperparameter 'lr'"):
         TrainStep(build_encoder("ds_cnn_s", (1, 8, 8)), clash, build_optimizer("sgd"), views)
 
 

@@ -19,7 +19,6 @@ from edgessl.device.specs import InputSpec
 from edgessl.encoders import Encoder, build_encoder
 from edgessl.errors import ConfigError, DataError
 from edgessl.objectives import build_objective
-from edgessl.objectives.base import Network
 from edgessl.objectives.cpc import Context
 from edgessl.objectives.masked_tokens import Hide
 from edgessl.objectives.predictive_coding import PredictiveCoding, generator_errors, relax, stage_name
@@ -330,7 +329,7 @@ def test_no_gradient_crosses_a_layer() -> None:
 def test_relaxation_lowers_the_energy() -> None:
     step = CASES["predictive_coding"].step("predictive_coding")
     theta = step.initial_state()["theta"]
-    network = Network(lambda theta, part, *x: step._apply(None, None, theta, part, *x), theta)
+    network = step.parts.network(step.layout, theta)
     latents = [network("encoder.normalize", torch.from_numpy(random_fields(GRAY, 6, 0)))]
     for level in range(2):
         latents.append(network("encoder.run", latents[-1], stage_name(level), stage_name(level)).detach())

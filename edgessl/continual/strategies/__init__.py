@@ -1,0 +1,35 @@
+"""Continual strategies, one file each, behind one registry."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from edgessl.continual.strategies.base import Price, Rows, Strategy
+from edgessl.continual.strategies.lwf import LwF
+from edgessl.errors import ConfigError
+
+__all__ = ["STRATEGIES", "Price", "Rows", "Strategy", "build_strategy"]
+
+_CLASSES: tuple[type[Strategy], ...] = (LwF,)
+
+STRATEGIES: dict[str, type[Strategy]] = {cls.name: cls for cls in _CLASSES}
+
+
+def build_strategy(name: str, **options: Any) -> Strategy:
+    """The strategy registered under `name`, with its options.
+
+    Raises:
+        ConfigError: unknown name, or an option this strategy does not have or cannot take.
+    """
+    if name not in STRATEGIES:
+        raise ConfigError(f"unknown strategy {name!r}; choose one of {', '.join(STRATEGIES)}")
+    cls = STRATEGIES[name]
+    defaults = {f.name: f.default for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for option, value in options.items():
+        if option not in defaults:
+            raise ConfigError(f"strategy {name!r} has no option {option!r}; it has {', '.join(defaults) or 'none'}")
+        kind = type(defaults[option])
+        if type(value) is not kind:
+            raise ConfigError(f"strategy {name!r}: option {option!r} takes {kind.__name__}, found {value!r}")
+    return cls(**options)

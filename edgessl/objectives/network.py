@@ -1,0 +1,116 @@
+"""The network as objectives and strategies see it: named parts, applied with whatever flat vector they are bound to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
+
+from edgessl.encoders.base import Encoder, evaluation_mode
+from edgessl.encoders.norm import BatchNorm, collect_batch_statistics
+from edgessl.layout import ParameterLayout
+
+Slots = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Network:
+    """The network bound to a flat vector: `network("encoder", x)` applies the named part with those parameters.
+
+    A part is a module or a method of one, by its path: "projector", "encoder.features", "encoder.run".
+
+    `statistics` collects the batch statistics that batch norms of the trained network saw; a teacher's are not kept.
+    `passes` lists what was applied, to what, with what result.
+    """
+
+    apply: Callable[..., tuple[Tensor, Slots]]
+    theta: Tensor
+    statistics: Slots = field(default_factory=dict)
+    passes: list[tuple[str, tuple[Any, ...], Tensor]] = field(default_factory=list)
+
+    def __call__(self, part: str, *arguments: Any) -> Tensor:
+        """Apply `part` to `arguments`."""
+        out, statistics = self.apply(self.theta, part, *arguments)
+        self.statistics.update(statistics)
+        self.passes.append((part, arguments, out))
+        return out
+
+    def at(self, theta: Tensor) -> Network:
+        """The same network with other parameters (a momentum teacher, an anchor)."""
+        return Network(self.apply, theta)
+
+    def frozen(self, theta: Tensor) -> Network:
+        """The same network with other parameters, in evaluation mode (a network of the past)."""
+        return Network(partial(self.apply, evaluating=True), theta)
+
+    def source(self, embedding: Tensor) -> Tensor | None:
+        """The samples `(M, ...)` of which a pass of the whole encoder gave this very `embedding`; None without one."""
+        wanted, through = embedding, "encoder"
+        for part, arguments, out in reversed(self.passes):
+            if out is wanted and part == through:
+                samples: Tensor = arguments[0]
+                return samples
+            if out is wanted and part == "encoder.pool":
+                wanted, through = arguments[0], "encoder.features"
+        return None
+
+
+class Parts(nn.Module):
+    """Encoder and heads under their names; `forward(part, ...)` lets functional_call reach each, and their methods."""
+
+    def __init__(self, encoder: Encoder, heads: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        for name, head in heads.items():
+            self.add_module(name, head)
+
+    def forward(self, part: str, *arguments: Any) -> Tensor:
+        """Apply the part of that path."""
+        out: Tensor = attrgetter(part)(self)(*arguments)
+        return out
+
+    def network(
+        self,
+        layout: ParameterLayout,
+        theta: Tensor,
+        *,
+        autocast: torch.dtype | None = None,
+        chunk: int | None = None,
+    ) -> Network:
+        """These parts with the tensors of `theta` `(size,)`, in the modes they are in.
+
+        `autocast`: dtype to compute in; what comes out is float32. `chunk`: rows that the encoder takes at a time, its
+        activations recomputed in the backward pass.
+        """
+        modal = any(isinstance(module, BatchNorm) for module in self.modules())
+
+        def apply(theta: Tensor, part: str, *arguments: Any, evaluating: bool = False) -> tuple[Tensor, Slots]:
+            def run(*arguments: Any) -> Tensor:
+                precision = torch.autocast(theta.device.type, autocast) if autocast is not None else nullcontext()
+                with precision, evaluation_mode(self) if evaluating and modal else nullcontext():
+                    out: Tensor = functional_call(self, layout.unflatten(theta), (part, *arguments))
+                return out.float() if out.dtype in (torch.bfloat16, torch.float16) else out
+
+            if chunk is not None and part.split(".")[0] == "encoder" and len(arguments[0]) > chunk:
+                return _in_chunks(run, chunk, arguments), {}
+            return run(*arguments), collect_batch_statistics(self)
+
+        return Network(apply, theta)
+
+
+def _in_chunks(run: Callable[..., Tensor], chunk: int, arguments: tuple[Any, ...]) -> Tensor:
+    """`run` on `chunk` rows of the tensors in `arguments` at a time, keeping no activations for the backward pass."""
+    rows = len(arguments[0])
+    pieces = []
+    for start in range(0, rows, chunk):
+        part = [a[start : start + chunk] if isinstance(a, Tensor) and a.shape[:1] == (rows,) else a for a in arguments]
+        pieces.append(checkpoint(run, *part, use_reentrant=False, preserve_rng_state=False))
+    return torch.cat(pieces)
