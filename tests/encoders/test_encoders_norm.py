@@ -159,7 +159,7 @@ def test_folding(name: str, shape: tuple[int, ...]) -> None:
     x = torch.rand(4, *shape)
     expected = encoder.eval()(x)
     assert expected.abs().mean() > 0.01
-    torch.testing.assert_close(folded(x), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(folded(x), expected, atol=1e-4, rtol=1e-4)  # resnet18 adds up rounding over 20 layers
     torch.testing.assert_close(folded.double()(x.double()), encoder.double()(x.double()), atol=1e-5, rtol=1e-5)
 
 
