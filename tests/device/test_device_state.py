@@ -69,7 +69,7 @@ def test_damage_to_the_newest_slot_brings_back_the_one_before(tmp_path, data):
     with contextlib.closing(StateStore(tmp_path, DIGEST)) as store:
         for _ in range(2):
             last = store.save(arrays(3, 50))
-        newest = tmp_path / store._newest
+        newest = tmp_path / store._good
         raw = bytearray(newest.read_bytes())
         if data.draw(st.booleans()):
             raw = raw[: data.draw(st.integers(0, len(raw) - 1))]
