@@ -19,8 +19,9 @@ import numpy as np
 from edgessl.errors import EdgeSSLError
 from neuromorphic.device import SpikingLearner
 from neuromorphic.energy import dense_twin, ledger
-from neuromorphic.local import balance, predictive_coding
+from neuromorphic.local import predictive_coding
 from neuromorphic.pictures import spiking_report, write_report
+from neuromorphic.plastic import balance
 from neuromorphic.prices import price, table
 from neuromorphic.simulator import Simulator
 from neuromorphic.spike_data import open_spikes

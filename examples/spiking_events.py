@@ -18,8 +18,8 @@ import numpy as np
 
 from edgessl.errors import EdgeSSLError
 from neuromorphic.espp import EchoLearner, adjacency, echo_network, windows
-from neuromorphic.local import balance, embed, relearned
 from neuromorphic.pictures import spiking_report, write_report
+from neuromorphic.plastic import balance, embed, relearned
 from neuromorphic.prototypes import Prototypes
 from neuromorphic.spike_data import open_spikes
 

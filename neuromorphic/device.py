@@ -31,9 +31,9 @@ from edgessl.device.loop import LearnReport
 from edgessl.device.state import Saved, StateStore
 from edgessl.errors import BudgetError, ConfigError, InputError, StateError, StateMismatchError
 from neuromorphic.espp import APART, EchoLearner
-from neuromorphic.local import embed, frozen, plastic_names, relearned, with_silent
 from neuromorphic.network import IntegerNetwork
 from neuromorphic.network_file import dump_network, load_network
+from neuromorphic.plastic import embed, frozen, plastic_names, relearned, with_silent
 from neuromorphic.prototypes import Prototypes
 from neuromorphic.simulator import make_simulator
 

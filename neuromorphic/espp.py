@@ -202,7 +202,7 @@ class EchoLearner:
         return record.spikes[HIDDEN][0, 0], record.v[HIDDEN][0, 0]
 
     def weights(self) -> dict[str, Array]:
-        """The plastic weights (n_hidden, n_in) int16, for `local.frozen` and `local.relearned`."""
+        """The plastic weights (n_hidden, n_in) int16, for `plastic.frozen` and `plastic.relearned`."""
         return {"encode": self.simulator.weights("encode")[0]}
 
     def state(self) -> dict[str, Array]:

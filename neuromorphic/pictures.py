@@ -16,8 +16,8 @@ from edgessl.device.files import write_atomically
 from edgessl.errors import InputError, MissingDependencyError
 from edgessl.report.html import TEMPLATES, missing, render
 from neuromorphic.energy import Ledger, dense_twin, ledger, neurobench
-from neuromorphic.local import with_silent
 from neuromorphic.network import LIF, ErrorUnit, IntegerNetwork
+from neuromorphic.plastic import with_silent
 from neuromorphic.prices import Priced, price, table
 from neuromorphic.simulator import Record, make_simulator
 

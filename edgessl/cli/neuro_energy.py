@@ -111,7 +111,7 @@ def read_inputs(
     import numpy as np
 
     from edgessl.errors import ConfigError
-    from neuromorphic.local import with_silent
+    from neuromorphic.plastic import with_silent
     from neuromorphic.spike_data import open_spikes
     from neuromorphic.spike_file import read_spikes
 

@@ -11,9 +11,10 @@ import pytest
 from edgessl.errors import BudgetError, ConfigError, InputError, StateError, StateLockedError, StateMismatchError
 from neuromorphic.device import SpikingLearner
 from neuromorphic.espp import echo_network
-from neuromorphic.local import frozen, predictive_coding
+from neuromorphic.local import predictive_coding
 from neuromorphic.network import IntegerNetwork
 from neuromorphic.network_file import save_network
+from neuromorphic.plastic import frozen
 
 Array = np.ndarray[Any, np.dtype[Any]]
 STEPS, N = 10, 12

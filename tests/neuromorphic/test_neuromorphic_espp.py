@@ -11,7 +11,8 @@ import pytest
 from edgessl.errors import ConfigError, InputError
 from neuromorphic import espp
 from neuromorphic.espp import EchoLearner, adjacency, echo_network, windows
-from neuromorphic.local import embed, predictive_coding, relearned
+from neuromorphic.local import predictive_coding
+from neuromorphic.plastic import embed, relearned
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -8,19 +8,9 @@ import numpy as np
 import pytest
 
 from edgessl.errors import ConfigError, InputError
-from neuromorphic.local import (
-    balance,
-    competitive,
-    delta_rule,
-    embed,
-    feedback_alignment,
-    frozen,
-    plastic_names,
-    predictive_coding,
-    relearned,
-    stdp_rule,
-)
+from neuromorphic.local import competitive, delta_rule, feedback_alignment, predictive_coding, stdp_rule
 from neuromorphic.network import LIF, Connection, ErrorUnit, Input, IntegerNetwork, Population
+from neuromorphic.plastic import balance, embed, frozen, learn_from, plastic_names, relearned
 from neuromorphic.rules import LearningRule
 from neuromorphic.simulator import Simulator
 
@@ -157,6 +147,16 @@ def test_embeddings_are_mean_spikes_of_a_network_that_does_not_learn() -> None:
         np.testing.assert_allclose(z[k], np.concatenate([fired[:15].mean(0), fired[15:].mean(0)]), rtol=1e-6)
     with pytest.raises(InputError, match="bins = 31"):
         embed(network, spikes, "hidden", bins=31)
+
+
+def test_a_stream_teaches_what_one_long_run_does() -> None:
+    spikes = np.concatenate([patterns(25, seed=k) for k in range(6)])
+    network = predictive_coding(16, 12, vth=1200)
+    whole = Simulator(network).run({"input": spikes.reshape(1, -1, 16)}, spikes=False).weights["predict"][0]
+    found = learn_from(network, [spikes[:4], spikes[4:]], engine="numpy")
+    np.testing.assert_array_equal(found.connection("predict").weights, whole)
+    assert (whole != network.connection("predict").weights).any()
+    assert plastic_names(found) == ["predict"]
 
 
 def test_balance_finds_the_lowest_threshold_that_keeps_the_rate() -> None:
