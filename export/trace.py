@@ -88,10 +88,10 @@ def trace_encoder(encoder: Encoder, layout: ParameterLayout) -> onnx.ModelProto:
         return _to_onnx(module, example, ["theta", "x"], ["embedding"], dynamic_batch="x")
 
 
-def trace_frozen_encoder(encoder: Encoder) -> onnx.ModelProto:
-    """The encoder (evaluation mode) with its weights inside, any batch size: `x -> embedding`."""
+def trace_frozen_encoder(encoder: Encoder, output: str = "embedding") -> onnx.ModelProto:
+    """The encoder (evaluation mode) with its weights inside, any batch size: `x -> output`."""
     with evaluation_mode(encoder):
-        return _to_onnx(encoder, (torch.rand(2, *encoder.input_shape),), ["x"], ["embedding"], dynamic_batch="x")
+        return _to_onnx(encoder, (torch.rand(2, *encoder.input_shape),), ["x"], [output], dynamic_batch="x")
 
 
 def merge_common_subexpressions(graph: GraphModule) -> None:

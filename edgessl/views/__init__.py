@@ -18,6 +18,7 @@ from torch import Tensor
 from edgessl.errors import ConfigError, InputError
 from edgessl.views.colors import ColorJitter, Grayscale
 from edgessl.views.images import Erase, GaussianBlur, HorizontalFlip, ResizedCrop, Rotation, Translate
+from edgessl.views.latents import LatentGain, LatentMask, LatentNoise, TimeCrop
 from edgessl.views.signals import ChannelDrop, FrameRotation, Jitter, Scaling, TimeMask, TimeShift
 from edgessl.views.spectrograms import FrequencyMask, Gain
 from edgessl.views.transform import Shape, Transform
@@ -35,9 +36,13 @@ TRANSFORMS: dict[str, type[Any]] = {
     "grayscale": Grayscale,
     "horizontal_flip": HorizontalFlip,
     "jitter": Jitter,
+    "latent_gain": LatentGain,
+    "latent_mask": LatentMask,
+    "latent_noise": LatentNoise,
     "resized_crop": ResizedCrop,
     "rotation": Rotation,
     "scaling": Scaling,
+    "time_crop": TimeCrop,
     "time_mask": TimeMask,
     "time_shift": TimeShift,
     "translate": Translate,

@@ -13,6 +13,7 @@ from edgessl.errors import InputError
 from edgessl.views import TRANSFORMS, Pipeline
 from edgessl.views.colors import ColorJitter, Grayscale
 from edgessl.views.images import Erase, GaussianBlur, HorizontalFlip, ResizedCrop, Rotation, Translate
+from edgessl.views.latents import LatentGain, LatentMask, LatentNoise, TimeCrop
 from edgessl.views.signals import ChannelDrop, FrameRotation, Jitter, Scaling, TimeMask, TimeShift
 from edgessl.views.spectrograms import FrequencyMask, Gain
 
@@ -32,10 +33,17 @@ CASES = [
     (Grayscale(p=0.6), IMAGE, [0.6], True),
     (HorizontalFlip(), IMAGE, [0.5], True),
     (Jitter(), SIGNAL, [0.0] * 60 + [0.3] * 60, False),
+    (LatentGain(), (5, 4, 3), [0.0] * 3 + [0.3] * 3, False),
+    (LatentGain(), (6,), [0.0] * 3 + [0.3] * 3, False),
+    (LatentMask(p=0.5), (5, 4, 3), [0.5] * 5, True),
+    (LatentMask(p=0.5), (6,), [0.5] * 6, True),
+    (LatentNoise(), (5, 4, 3), [0.5] * 60, False),
+    (LatentNoise(), (6,), [0.5] * 6, False),
     (ResizedCrop(), IMAGE, [0.0, 0.5, 0.3, 0.9], True),
     (ResizedCrop(), SPECTROGRAM, [0.0, 0.5, 0.3, 0.9], True),
     (Rotation(degrees=40), IMAGE, [0.5], True),
     (Scaling(), SIGNAL, [0.0] * 3 + [0.3] * 3, False),
+    (TimeCrop(), SIGNAL, [0.0, 0.6], True),
     (TimeMask(fraction=0.6), SIGNAL, [0.0, 0.6], True),
     (TimeMask(fraction=0.6), SPECTROGRAM, [0.0, 0.6], True),
     (TimeShift(fraction=0.5), SIGNAL, [0.5], True),
@@ -112,7 +120,7 @@ def test_finite_and_in_range_for_any_noise(draw, transform, shape, identity, kee
 
 @EACH
 def test_wrong_axes_are_refused(transform, shape, identity, keeps_range):
-    for wrong in [(4,), (0, *shape[1:]), (1, 2, *shape)]:
+    for wrong in [(), (0, *shape[1:]), (1, 2, 3, *shape), *([(4,)] if not transform.name.startswith("latent") else [])]:
         with pytest.raises(InputError, match=transform.name):
             transform.width(wrong)
 
