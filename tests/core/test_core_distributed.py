@@ -31,7 +31,7 @@ folder = Path(sys.argv[1])
 source = array_source(np.load(folder / "samples.npy"), kind="image", layout="channels_first")
 for name in sys.argv[2:]:
     recipe = parse_recipe({"encoder": {"name": "ds_cnn_s"}, "objective": {"name": name}, "optimizer": "sgd",
-                           "batch_size": 32, "epochs": 1})
+                           "hyper": {"lr": 0.01}, "batch_size": 32, "epochs": 1})
     shared = folder / f"{name}.shared.ckpt"
     pretrain(recipe, source, checkpoint=shared).save(folder / f"{name}.{os.environ['RANK']}.ckpt")
 dist.destroy_process_group()
@@ -97,8 +97,8 @@ def test_two_processes_equal_one(runs: Runs, name: str) -> None:
     for slot, value in alone.state.items():
         assert torch.equal(first.state[slot], second.state[slot]), slot
         assert torch.equal(first.state[slot], shared.state[slot]), slot
-        # Adam's first steps divide by tiny numbers: 2.6e-5 on one processor, under 1e-5 on another
-        assert (first.state[slot] - value).norm() / value.norm() < 1e-4, slot
+        # a ReLU within rounding of zero may flip: larger steps than these amplified one to 1e-2 on some processors
+        assert (first.state[slot] - value).norm() / value.norm() < 1e-5, slot
     # loss and gradient norm are the joined batch's
     np.testing.assert_allclose(first.history[:, :3], alone.history[:, :3], rtol=1e-4)
 
@@ -126,7 +126,8 @@ def test_rows_are_put_view_by_view() -> None:
 
 def test_the_first_process_can_stop_both() -> None:
     def stop(rank: int) -> str:
-        return f"dist.barrier(); found = Processes({rank}, 2); print(found.any(False), found.any({rank} == 1))"
+        asked = f"found.any(False), found.any({rank} == 1)"
+        return f"dist.barrier(); found = Processes({rank}, 2); print({asked}); dist.destroy_process_group()"
 
     said = together([f"{JOIN}\n{stop(rank)}" for rank in range(2)])
     assert said == ["False True", "False True"]
