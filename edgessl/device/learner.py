@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgessl.device.bundle import Bundle, check_state
+from edgessl.device.checkpoint import Checkpoint
+from edgessl.device.devicekey import DeviceKey, read_key
 from edgessl.device.drift import DriftMonitor
 from edgessl.device.heads import FewLabelHead, Prediction
 from edgessl.device.hyper import HyperParameters
@@ -21,7 +23,7 @@ from edgessl.device.novelty import NeighbourNovelty
 from edgessl.device.runners import Model
 from edgessl.device.runtime import SessionProfile
 from edgessl.device.samples import as_batch
-from edgessl.device.state import Checkpointed, Saved, StateStore
+from edgessl.device.state import Checkpointed, Saved
 from edgessl.errors import InputError, StateError, StateMismatchError
 
 Float = npt.NDArray[np.float32]
@@ -47,6 +49,7 @@ class Learner:
         profile: SessionProfile,
         policy: str,
         codec: Codec | None,
+        device_key: DeviceKey | None,
     ) -> None:
         self.bundle, self.seed = bundle, seed
         manifest = bundle.manifest
@@ -78,12 +81,13 @@ class Learner:
             "monitor": self._monitor,
             "loop": self._loop,
         }
-        self._store: StateStore | None = StateStore(state_dir, bundle.digest)
+        key = None if device_key is None else read_key(device_key)
+        self._checkpoint: Checkpoint | None = Checkpoint(state_dir, bundle.digest, key)
         try:
-            if saved := self._store.load():
+            if saved := self._checkpoint.load():
                 self._resume(saved)
-            for problem in self._store.problems:
-                _log.warning("%s: damaged slot passed over: %s", state_dir, problem)
+            for problem in self._checkpoint.store.problems:
+                _log.warning("%s: %s", state_dir, problem)
         except BaseException:
             self.close()
             raise
@@ -100,16 +104,19 @@ class Learner:
         profile: SessionProfile | None = None,
         policy: str = "reservoir",
         codec: Codec | None = None,
+        device_key: DeviceKey | None = None,
     ) -> "Learner":
         """Resume from `state_dir`, or start from the bundle's factory state when nothing was saved there.
 
         `memory_bytes` bounds the remembered samples, `exemplar_bytes` the enrolled ones; both are allocated
         at once. `policy` says which samples stay (memory_policy.POLICIES), `codec` how they are stored (float32
-        unless given; ByteCodec for a byte a value). Raises BundleError, BudgetError (with the minimum),
+        unless given; ByteCodec for a byte a value). With `device_key` (see devicekey.read_key) only state that a
+        holder of the key wrote is read. Raises BundleError, BudgetError (with the minimum),
         StateLockedError, StateMismatchError (another bundle, other settings) and StateError (no intact slot).
         """
         opened = Bundle.open(bundle) if isinstance(bundle, str | os.PathLike) else bundle
-        return cls(opened, state_dir, memory_bytes, exemplar_bytes, seed, profile or SessionProfile(), policy, codec)
+        profile = profile or SessionProfile()
+        return cls(opened, state_dir, memory_bytes, exemplar_bytes, seed, profile, policy, codec, device_key)
 
     def observe(self, x: Float) -> Float:
         """Embed, remember and watch for drift; never waits for learning. Returns what `embed` returns."""
@@ -198,30 +205,39 @@ class Learner:
                 self._trainer.load(before)
                 raise InputError("adopt: theta gives NaN or infinite embeddings; refused") from None
 
-    def save(self) -> int:
+    def save(self, trial: bool = False) -> int:
         """Write everything to the state directory; returns the generation once it is safely on disk.
 
-        Raises StateError when the disk refuses or the state is not finite; the last generation is intact.
-        """
-        with self._learning, self._data:
-            store, slots = self._alive(), self._trainer.state()
-            check_state(self.bundle.manifest, slots, "learned state (call rollback())", StateError)
-            counts = np.array([self._observed, self._rollbacks, self._drifted], np.int64)
-            parts = {name: part.tensors() for name, part in self._parts.items()}
-            parts |= {"head": self._head.tensors(), "slot": slots, "learner": {"counts": counts}}
-            arrays = {f"{part}.{name}": v for part, tensors in parts.items() for name, v in tensors.items()}
-            metadata = {"hyper": json.dumps(dict(self.hyper)), "labels": json.dumps(self._head.labels)}
-            return store.save(arrays, metadata)
-
-    def rollback(self, to_factory: bool = False) -> int:
-        """Return every slot to the last saved generation, or to the factory state (generation 0).
-
-        What was observed and enrolled stays, and so does the step count: a step is never repeated with the
-        same noise. Returns the generation; 0 also when nothing was ever saved.
+        With `trial`, this generation and those saved after it are on trial until `mark_good`: the next open runs
+        the newest, the one after returns to the last good generation. Observing need not wait for the disk. Raises
+        StateError when the disk refuses or the state is not finite; the last generation is intact.
         """
         with self._learning:
-            store = self._alive()
-            saved = None if to_factory else store.load()
+            checkpoint, slots = self._alive(), self._trainer.state()
+            check_state(self.bundle.manifest, slots, "learned state (call rollback())", StateError)
+            with self._data:
+                counts = np.array([self._observed, self._rollbacks, self._drifted], np.int64)
+                parts = {name: part.tensors() for name, part in self._parts.items()}
+                parts |= {"head": self._head.tensors(), "slot": slots, "learner": {"counts": counts}}
+                arrays = {f"{part}.{name}": v for part, tensors in parts.items() for name, v in tensors.items()}
+                metadata = {"hyper": json.dumps(dict(self.hyper)), "labels": json.dumps(self._head.labels)}
+                pending = checkpoint.prepare(arrays, metadata, trial)
+            return checkpoint.write(pending)
+
+    def mark_good(self) -> int:
+        """What was saved on trial has proved itself: it stays. Returns its generation; nothing on trial, no effect."""
+        with self._learning:
+            return self._alive().store.mark_good()
+
+    def rollback(self, to_factory: bool = False) -> int:
+        """Return every slot to the last good generation saved, or to the factory state (generation 0).
+
+        A trial is over. What was observed and enrolled stays, and so does the step count: a step is never repeated
+        with the same noise. Returns the generation; 0 also when nothing was ever saved.
+        """
+        with self._learning:
+            good = self._alive().store.back()
+            saved = None if to_factory else good
             self._trainer.load(saved.part("slot") if saved else self.bundle.state())
             self._rollbacks += 1
             self._encoder_changed()
@@ -230,7 +246,7 @@ class Learner:
     def metrics(self) -> dict[str, Any]:
         """A snapshot of the counters and budgets."""
         with self._data:
-            store = self._alive()
+            checkpoint = self._alive()
             return {
                 "observed": self._observed,
                 "remembered": len(self._memory),
@@ -244,16 +260,17 @@ class Learner:
                 "exemplar_bytes": self._head.nbytes,
                 "labels": list(self._head.labels),
                 "drift_events": self._monitor.events,
-                "generation": store.generation,
-                "damaged_slots": list(store.problems),
+                "generation": checkpoint.store.generation,
+                "bytes_written": checkpoint.written,
+                "damaged_slots": list(checkpoint.store.problems),
             }
 
     def close(self) -> None:
         """Let go of the state directory WITHOUT saving; may be called again."""
         with self._learning, self._data:
-            if self._store is not None:
-                self._store.close()
-            self._store = None
+            if self._checkpoint is not None:
+                self._checkpoint.store.close()
+            self._checkpoint = None
 
     def __enter__(self) -> "Learner":
         return self
@@ -261,10 +278,10 @@ class Learner:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _alive(self) -> StateStore:
-        if self._store is None:
+    def _alive(self) -> Checkpoint:
+        if self._checkpoint is None:
             raise StateError("this learner is closed; open it again with Learner.open")
-        return self._store
+        return self._checkpoint
 
     def _samples(self, x: Float) -> Float:
         self._alive()
@@ -308,7 +325,8 @@ class Learner:
             slots = saved.part("slot")
             check_state(self.bundle.manifest, slots, "saved state", StateMismatchError)
             for name, part in self._parts.items():
-                part.restore(saved.part(name))
+                if tensors := saved.part(name):  # a memory lost to a bad disk has none and starts empty
+                    part.restore(tensors)
             self._head.restore(saved.part("head"), json.loads(saved.metadata["labels"]))
             for name, value in json.loads(saved.metadata["hyper"]).items():
                 self.hyper[name] = value
