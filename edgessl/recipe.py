@@ -122,17 +122,23 @@ def encoder_of(part: Part, spec: InputSpec, seed: int) -> Encoder:
     return build_encoder(part.name, spec.shape, mean=spec.mean, std=spec.std, seed=seed, **known)
 
 
-def build_step(recipe: Recipe, spec: InputSpec) -> TrainStep:
+def build_step(recipe: Recipe, spec: InputSpec, encoder: Encoder | None = None) -> TrainStep:
     """The training step a recipe describes, for samples of `spec`; initial weights depend on `recipe.seed` alone.
+
+    Args:
+        recipe: what to train and how.
+        spec: what one sample is.
+        encoder: what is trained instead of the recipe's encoder, with the weights it has: the tail behind a cut.
 
     Raises:
         ConfigError: unknown component, option or hyperparameter, or components that do not go together.
     """
-    recipe = recipe.for_kind(spec.kind)
+    if encoder is None:
+        recipe = recipe.for_kind(spec.kind)
     objective = build_objective(recipe.objective.name, **recipe.objective.options)
     strategy = build_strategy(recipe.strategy.name, **recipe.strategy.options) if recipe.strategy else None
     _check_fit(recipe, objective, strategy, spec)
-    encoder = encoder_of(recipe.encoder, spec, recipe.seed)
+    encoder = encoder or encoder_of(recipe.encoder, spec, recipe.seed)
     if recipe.chunk is not None and any(isinstance(module, BatchNorm) for module in encoder.modules()):
         raise ConfigError("chunk: batch norm would take each chunk for a batch of its own; use the norm 'group'")
     pipeline = (
@@ -169,7 +175,7 @@ def advice(recipe: Recipe, processes: int = 1) -> list[str]:
 
 def _check_fit(recipe: Recipe, objective: Objective, strategy: Strategy | None, spec: InputSpec) -> None:
     encoder = ENCODERS.get(recipe.encoder.name)
-    if encoder is not None and spec.kind not in encoder.kinds:
+    if encoder is not None and spec.kind not in (*encoder.kinds, "latent"):
         fit = [name for name, entry in ENCODERS.items() if spec.kind in entry.kinds]
         raise ConfigError(
             f"encoder {recipe.encoder.name} takes {', '.join(encoder.kinds)}, not {spec.kind}; "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,15 +14,27 @@ import onnxruntime as ort
 
 import edgessl
 from edgessl.checkpoint import Checkpoint
+from edgessl.continual.device_step import device_step
 from edgessl.device import Bundle, Component, GraphSpec, Manifest, TensorSpec, pack, tensors
+from edgessl.encoders import Encoder
+from edgessl.encoders.cut import cut_encoder
 from edgessl.errors import ConfigError, InputError
+from edgessl.evaluate import embed
+from edgessl.recipe import Part
 from edgessl.step import METRICS, TrainStep
-from export.parity import encoder_parity, int8_agreement, step_parity
+from export.backbone import quantize_backbone, run_in_batches
+from export.parity import agreement, encoder_parity, int8_agreement, step_parity
 from export.quantize import quantize_encoder
 from export.trace import IR_VERSION, OPSET, trace_encoder, trace_step
 
 Array = np.ndarray[Any, np.dtype[Any]]
 HELD_OUT = 128  # calibration samples kept aside to judge the int8 encoder
+FILES = {
+    "train": "train.onnx",
+    "encoder": "encoder.onnx",
+    "encoder_int8": "encoder.int8.onnx",
+    "backbone": "backbone.int8.onnx",
+}
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,8 @@ def export_bundle(
     hyper: Mapping[str, float] | None = None,
     graphs: Graphs | None = None,
     seed: int = 0,
+    cut: str | None = None,
+    latent_views: Sequence[Part] | None = None,
 ) -> Bundle:
     """Export `checkpoint` to `path` (`.edgessl`).
 
@@ -65,37 +79,48 @@ def export_bundle(
         name: of the bundle; the path's stem by default.
         batch_size: samples per training step on the device.
         hyper: hyperparameters a device starts from, over the recipe's.
-        graphs: from `trace_graphs` for a checkpoint of the same recipe and input; traced here by default.
+        graphs: from `trace_graphs` for a checkpoint of the same recipe, input and cut; traced here by default.
         seed: of the parity gate's random inputs.
+        cut: a stage of the encoder: up to it the bundle has a frozen int8 backbone, behind it a step from latents; None
+            lets the device train everything, from samples.
+        latent_views: with a cut, the views of latents; None takes the defaults.
 
     Raises:
         ExportError: the step cannot be expressed in standard ONNX.
         ParityError: a graph disagrees with torch; nothing was written.
-        ConfigError, InputError: unknown hyperparameter, or calibration of the wrong shape.
+        ConfigError, InputError: unknown hyperparameter, impossible cut, a cut without calibration, or calibration of
+            the wrong shape.
     """
     path = Path(path)
-    spec, step = checkpoint.input, checkpoint.train_step()
+    spec = checkpoint.input
+    step, state = device_step(checkpoint, cut=cut, latent_views=latent_views)
     values = {**step.hyper, **(hyper or {})}
     if unknown := sorted(set(values) - set(step.hyper)):
         raise ConfigError(f"hyper: unknown {unknown[0]!r}; this step has {', '.join(step.hyper)}")
     if calibration is not None:
         _check_calibration(calibration, spec.shape)
+    elif cut is not None:
+        raise ConfigError(f"cut {cut!r}: an int8 backbone needs calibration; give unlabelled samples, some hundreds")
     graphs = graphs or trace_graphs(step, batch_size)
     encoder = checkpoint.encoder()
-    parity: dict[str, Any] = {
-        "train": step_parity(step, checkpoint.state, values, graphs.train, spec, graphs.batch_size, seed),
-        "encoder": encoder_parity(encoder, checkpoint.state["theta"], graphs.encoder, spec, seed),
-    }
     models = {"train": graphs.train, "encoder": graphs.encoder}
+    parity: dict[str, Any] = {}
+    latent = None
     if calibration is not None:
         fitted, held_out = _split(calibration)
         models["encoder_int8"] = quantize_encoder(encoder, fitted)
         parity["encoder_int8"] = int8_agreement(encoder, models["encoder_int8"], held_out)
-    files = {"train": "train.onnx", "encoder": "encoder.onnx", "encoder_int8": "encoder.int8.onnx"}
-    members = {files[key]: model.SerializeToString(deterministic=True) for key, model in models.items()}
-    state = {slot: checkpoint.state[slot].numpy() for slot in step.slot_names}  # theta first, as the manifest has it
-    members["state.safetensors"] = tensors.dumps(state)
-    slots = tuple(TensorSpec(slot, array.shape, str(array.dtype)) for slot, array in state.items())
+        if cut is not None:
+            backbone, _ = cut_encoder(encoder, cut)
+            models["backbone"], latent = quantize_backbone(backbone, cut, fitted)
+            parity |= _cut_parity(encoder, backbone, models["backbone"], step.parts.encoder, held_out)
+    learned = latent.spec if latent else spec
+    parity["train"] = step_parity(step, state, values, graphs.train, learned, graphs.batch_size, seed)
+    parity["encoder"] = encoder_parity(step.parts.encoder, state["theta"], graphs.encoder, learned, seed)
+    members = {FILES[key]: model.SerializeToString(deterministic=True) for key, model in models.items()}
+    arrays = {slot: state[slot].numpy() for slot in step.slot_names}  # theta first, as the manifest has it
+    members["state.safetensors"] = tensors.dumps(arrays)
+    slots = tuple(TensorSpec(slot, array.shape, str(array.dtype)) for slot, array in arrays.items())
     recipe = checkpoint.recipe
     manifest = Manifest(
         name=name or path.stem,
@@ -108,7 +133,7 @@ def export_bundle(
         parameters=step.layout.entries,
         slots=slots,
         hyper=values,
-        graphs=_graph_specs(step, slots, encoder.embedding_dim, spec.shape, graphs.batch_size, files, tuple(models)),
+        graphs=_graph_specs(step, slots, spec.shape, graphs.batch_size, tuple(models)),
         opset=OPSET,
         ir_version=IR_VERSION,
         parity=parity,
@@ -120,8 +145,20 @@ def export_bundle(
             "pretraining_steps": checkpoint.step,
             "exported": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         },
+        latent=latent,
     )
     return pack(path, manifest, members)
+
+
+def _cut_parity(
+    encoder: Encoder, backbone: Encoder, model: onnx.ModelProto, tail: Encoder, samples: Array
+) -> dict[str, dict[str, float]]:
+    """Latents of the int8 backbone against the float ones, and the tail's embeddings of them against the encoder's."""
+    latents = run_in_batches(model, samples)
+    return {
+        "backbone": agreement(latents, embed(backbone, samples), "int8 backbone"),
+        "embedding": agreement(embed(tail, latents), embed(encoder, samples), "embedding from int8 latents"),
+    }
 
 
 def _check_calibration(samples: Array, shape: tuple[int, ...]) -> None:
@@ -146,21 +183,22 @@ def _split(calibration: Array) -> tuple[Array, Array]:
 def _graph_specs(
     step: TrainStep,
     slots: tuple[TensorSpec, ...],
-    embedding_dim: int,
     shape: tuple[int, ...],
     batch_size: int,
-    files: Mapping[str, str],
     keys: tuple[str, ...],
 ) -> dict[str, GraphSpec]:
-    x, embedding = TensorSpec("x", ("N", *shape)), TensorSpec("embedding", ("N", embedding_dim))
-    batch = TensorSpec("batch", (batch_size, *shape))
+    trained = step.parts.encoder  # the whole encoder of samples of `shape`, or the tail of latents
+    samples, x = TensorSpec("x", ("N", *shape)), TensorSpec("x", ("N", *trained.input_shape))
+    embedding, latent = TensorSpec("embedding", ("N", trained.embedding_dim)), TensorSpec("latent", x.shape)
+    batch = TensorSpec("batch", (batch_size, *trained.input_shape))
     noise = TensorSpec("noise", step.noise_shape(batch_size))
     scalars = tuple(TensorSpec(f"hyper.{name}", ()) for name in step.hyper)
     following = tuple(TensorSpec(f"next.{s.name}", s.shape, s.dtype) for s in slots)
     metrics = tuple(TensorSpec(name, ()) for name in METRICS)
     sides = {
         "encoder": ((slots[0], x), (embedding,)),
-        "encoder_int8": ((x,), (embedding,)),
+        "encoder_int8": ((samples,), (embedding,)),
+        "backbone": ((samples,), (latent,)),
         "train": ((*slots, batch, noise, *scalars), (*following, *metrics)),
     }
-    return {key: GraphSpec(files[key], *sides[key]) for key in keys}
+    return {key: GraphSpec(FILES[key], *sides[key]) for key in keys}

@@ -177,17 +177,24 @@ def int8_agreement(encoder: Encoder, model: onnx.ModelProto, samples: Array, nei
     Raises:
         ParityError: the mean cosine similarity is below `INT8_MIN_COSINE`.
     """
-    expected = embed(encoder, samples)
     (found,) = _session(model).run(None, {"x": samples})
-    a, b = unit_rows(expected), unit_rows(found)
+    return agreement(found, embed(encoder, samples), "int8 encoder", neighbors)
+
+
+def agreement(found: Array, expected: Array, what: str, neighbors: int = 10) -> dict[str, float]:
+    """How well int8 representations `found` `(N, ...)` stand for the float ones `expected`; see `int8_agreement`.
+
+    Raises:
+        ParityError: the mean cosine similarity is below `INT8_MIN_COSINE`; it names `what`.
+    """
+    a, b = unit_rows(expected.reshape(len(expected), -1)), unit_rows(found.reshape(len(found), -1))
     cosine = (a * b).sum(1)
     if not cosine.mean() >= INT8_MIN_COSINE:
         raise ParityError(
-            f"int8 encoder: mean cosine similarity to the float encoder is {cosine.mean():.3f}; at least "
-            f"{INT8_MIN_COSINE} "
-            "is required. Calibrate with more, or more typical, samples, or export without int8"
+            f"{what}: mean cosine similarity to the float one is {cosine.mean():.3f}; at least {INT8_MIN_COSINE} is "
+            "required. Calibrate with more, or more typical, samples, or export without int8"
         )
-    k = min(neighbors, len(samples) - 1)
+    k = min(neighbors, len(a) - 1)
     near_a, near_b = (np.argsort(-(z @ z.T) + 2 * np.eye(len(z)), axis=1)[:, :k] for z in (a, b))
     overlap = np.mean([len(np.intersect1d(p, q)) / k for p, q in zip(near_a, near_b, strict=True)])
     return {

@@ -26,6 +26,7 @@ CALIBRATION_SAMPLES = 512  # at most, evenly spaced over the data
         "edgessl export runs/digits/checkpoint.safetensors --calibrate digits",
         "edgessl export checkpoint.safetensors -o sensor.edgessl --calibrate new.csv --data window=128",
         "edgessl export checkpoint.safetensors --no-int8 --batch-size 16 --set lr=0.0003",
+        "edgessl export checkpoint.safetensors --calibrate digits --cut block4",
     )
 )
 @click.argument("checkpoint", type=click.Path(path_type=Path))
@@ -33,6 +34,7 @@ CALIBRATION_SAMPLES = 512  # at most, evenly spaced over the data
 @click.option("--calibrate", metavar="DATA", help="Unlabelled samples typical of the device, for the int8 encoder.")
 @data_options
 @click.option("--no-int8", is_flag=True, help="Leave the int8 encoder out.")
+@click.option("--cut", metavar="STAGE", help="Freeze the encoder up to STAGE; the device learns what lies behind it.")
 @count("--batch-size", 32, "Samples per step on the device.", least=2)
 @key_values("--set", "hyper", "A hyperparameter a device starts from, such as lr=0.001.", numbers)
 @json_flag
@@ -42,6 +44,7 @@ def export(
     calibrate: str | None,
     data_options: dict[str, Any],
     no_int8: bool,
+    cut: str | None,
     batch_size: int,
     hyper: dict[str, float],
     as_json: bool,
@@ -51,6 +54,10 @@ def export(
     A bundle needs numpy and onnxruntime, no torch: the encoder and the whole training step (augmentations,
     backward pass, optimizer) are traced into standard ONNX. Then comes the parity gate: the graphs, run by
     onnxruntime, must agree with torch, or nothing is written. Its figures are printed and kept in the bundle.
+
+    With --cut the bundle takes the cheap path, latent replay: the encoder up to STAGE is frozen in int8, the
+    device remembers what comes out of it, a byte a value, and trains the rest. Cutting at the last stage, "pool",
+    remembers embeddings and trains a small adapter behind them.
     """
     if (calibrate is None) != no_int8:
         raise click.UsageError(
@@ -59,6 +66,8 @@ def export(
             else "the int8 encoder needs --calibrate DATA (unlabelled samples, a few hundred will do); "
             "--no-int8 leaves it out."
         )
+    if cut is not None and no_int8:
+        raise click.UsageError("--cut needs an int8 backbone: give --calibrate DATA instead of --no-int8.")
     out = out or _beside(checkpoint)
     began = time.monotonic()
     with Stages() as stages:
@@ -67,13 +76,14 @@ def export(
 
         loaded = Checkpoint.load(checkpoint)
         samples = None if calibrate is None else _samples(calibrate, data_options)
+        from edgessl.continual.device_step import device_step
         from export import export_bundle, trace_graphs
 
         stages.update("tracing encoder and training step")
-        graphs = trace_graphs(loaded.train_step(), batch_size)
+        graphs = trace_graphs(device_step(loaded, cut=cut)[0], batch_size)
         stages.update("parity gate against torch" if no_int8 else "int8, parity gate against torch")
         out.parent.mkdir(parents=True, exist_ok=True)
-        bundle = export_bundle(loaded, out, calibration=samples, hyper=hyper, graphs=graphs)
+        bundle = export_bundle(loaded, out, calibration=samples, hyper=hyper, graphs=graphs, cut=cut)
     if as_json:
         print_json(_result(bundle, out, time.monotonic() - began))
         return
@@ -100,6 +110,10 @@ def _show_parity(show: Console, parity: Mapping[str, Any]) -> None:
     if int8 := parity.get("encoder_int8"):
         rows.append(("int8 encoder", f"{int8['cosine_mean']:.4f}", f"cosine to float (least {int8['cosine_min']:.4f})"))
         rows.append(("", f"{int8['neighbor_overlap']:.2f}", "share of nearest neighbours kept"))
+    for name, what in (("backbone", "int8 backbone"), ("embedding", "int8 backbone and tail")):
+        if figures := parity.get(name):
+            rows.append((what, f"{figures['cosine_mean']:.4f}", "cosine to float"))
+            rows.append(("", f"{figures['neighbor_overlap']:.2f}", "share of nearest neighbours kept"))
     show_grid(show, ("onnxruntime against torch", "figure", "which is"), rows, left=["which is"])
 
 

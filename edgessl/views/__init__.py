@@ -18,10 +18,10 @@ from torch import Tensor
 from edgessl.errors import ConfigError, InputError
 from edgessl.views.colors import ColorJitter, Grayscale
 from edgessl.views.images import Erase, GaussianBlur, HorizontalFlip, ResizedCrop, Rotation, Translate
-from edgessl.views.latents import LatentGain, LatentMask, LatentNoise, TimeCrop
+from edgessl.views.latents import LAYOUTS, LatentGain, LatentMask, LatentNoise, TimeCrop
 from edgessl.views.signals import ChannelDrop, FrameRotation, Jitter, Scaling, TimeMask, TimeShift
 from edgessl.views.spectrograms import FrequencyMask, Gain
-from edgessl.views.transform import Shape, Transform
+from edgessl.views.transform import Shape, Transform, check_axes
 
 __all__ = ["TRANSFORMS", "MultiViews", "Pipeline", "Transform", "default_views"]
 
@@ -186,6 +186,15 @@ def _spectrogram_views(shape: Shape) -> list[Transform]:
     return [ResizedCrop(scale=(0.6, 1.0)), Gain(), FrequencyMask(), TimeMask()]
 
 
+def _latent_views(shape: Shape) -> list[Transform]:
+    place: dict[int, list[Transform]] = {
+        1: [LatentNoise()],
+        2: [TimeCrop()],
+        3: [ResizedCrop(scale=(0.4, 1.0))],  # no mirror image: what was cut off may have been digits or time
+    }
+    return [*place[len(shape)], LatentGain(), LatentMask()]
+
+
 def _no_views(shape: Shape) -> list[Transform]:
     return []
 
@@ -207,14 +216,18 @@ def default_views(kind: str, shape: Shape) -> Pipeline:
     channels a channel lost; C a multiple of 3 is taken for three-axis sensors and adds `frame_rotation`,
     which is wrong for, say, twelve ECG leads: write their pipeline out. Spectrograms (log magnitudes): a crop
     as in BYOL-A (Niizumi et al. 2021), volume, and SpecAugment's masks. All untuned. Tokens and pairs have none:
-    their objectives mask, predict, or compare the two sides.
+    their objectives mask, predict, or compare the two sides. Latents (vectors and maps with their channels first): a
+    place in the map, gains and silent channels; for latents of a transformer take `latents.token_views`.
 
     Raises:
         ConfigError: unknown kind.
         InputError: the shape has the wrong number of axes.
     """
+    if kind == "latent":
+        check_axes("latent views", shape, *LAYOUTS)
+        return Pipeline(tuple(_latent_views(shape)), tuple(shape))
     if kind not in _DEFAULTS:
-        raise ConfigError(f"views: unknown kind {kind!r}; choose from {', '.join(_DEFAULTS)}")
+        raise ConfigError(f"views: unknown kind {kind!r}; choose from {', '.join(_DEFAULTS)}, latent")
     axes, build = _DEFAULTS[kind]
     if len(shape) != len(axes):
         raise InputError(f"views: expected a shape ({', '.join(axes)}) for {kind!r}; found {tuple(shape)}")

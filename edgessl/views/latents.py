@@ -18,9 +18,14 @@ from torch import Tensor
 
 from edgessl.views.sampling import bilinear, indices, window
 from edgessl.views.signals import normal
-from edgessl.views.transform import Interval, Shape, check_axes, check_interval, check_number, uniform
+from edgessl.views.transform import Interval, Shape, Transform, check_axes, check_interval, check_number, uniform
 
 LAYOUTS = ("D", "CT", "CHW")
+
+
+def token_views() -> tuple[Transform, ...]:
+    """Default views of a transformer's latents, tokens (N, L, D): noise and missing tokens, whose order stays."""
+    return (LatentNoise(), LatentMask())
 
 
 def _per_channel(values: Tensor, x: Tensor) -> Tensor:
