@@ -20,7 +20,7 @@ from edgessl.device.specs import MAX_BYTES, MemberSpec
 from edgessl.errors import BundleError, FormatError
 
 if TYPE_CHECKING:
-    from edgessl.device.runtime import EncoderRunner, SessionProfile, StepRunner
+    from edgessl.device.runtime import BackboneRunner, EncoderRunner, SessionProfile, StepRunner
 
 MANIFEST_FILE = "manifest.json"
 MAX_FILES = 33  # the manifest and at most 32 members
@@ -87,6 +87,12 @@ class Bundle:
         from edgessl.device.runtime import EncoderRunner, StepRunner  # which imports this module
 
         return EncoderRunner(self, profile), StepRunner(self, profile)
+
+    def backbone(self, profile: "SessionProfile") -> "BackboneRunner | None":
+        """The frozen part up to the cut in onnxruntime; None where the bundle has no cut."""
+        from edgessl.device.runtime import BackboneRunner
+
+        return BackboneRunner(self, profile) if self.manifest.latent else None
 
 
 def check_state(manifest: Manifest, state: Mapping[str, tensors.Array], where: str, error: type[Exception]) -> None:

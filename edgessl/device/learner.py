@@ -18,7 +18,7 @@ from edgessl.device.heads import FewLabelHead, Prediction
 from edgessl.device.hyper import HyperParameters
 from edgessl.device.loop import LearningLoop, LearnReport
 from edgessl.device.memory import Draw, ReplayMemory
-from edgessl.device.memory_codec import Codec
+from edgessl.device.memory_codec import ByteCodec, Codec
 from edgessl.device.novelty import NeighbourNovelty
 from edgessl.device.runners import Model
 from edgessl.device.runtime import SessionProfile
@@ -53,7 +53,9 @@ class Learner:
     ) -> None:
         self.bundle, self.seed = bundle, seed
         manifest = bundle.manifest
-        shape = manifest.input.shape
+        shape, latent = manifest.learned.shape, manifest.latent
+        if codec is None and latent is not None:
+            codec = ByteCodec(latent.scale, latent.zero_point)  # lossless: the backbone's latents lie on this grid
         self.hyper = HyperParameters(manifest.hyper)
         dim = manifest.embedding_dim
         stored_dim = dim if any(s.name == "stored" for s in manifest.graphs["train"].inputs) else 0
@@ -69,6 +71,7 @@ class Learner:
         )
         self._head = FewLabelHead(exemplar_bytes, shape, self._embed)
         self._monitor = DriftMonitor(manifest.embedding_dim)
+        self._backbone = bundle.backbone(profile)
         self._encoder, self._trainer = bundle.runners(profile)
         self._novelty: NeighbourNovelty | None = None
         self._novelty_seen = self._observed = self._rollbacks = 0
@@ -128,13 +131,13 @@ class Learner:
             if self._monitor.update(z):
                 self._drifted = True
                 _log.info("drift event %d after %d samples", self._monitor.events, self._observed)
-        return z if x.ndim == samples.ndim else z[0]
+        return z if self._is_batch(x) else z[0]
 
     def embed(self, x: Float) -> Float:
         """Embeddings (N, D) of a batch, (D,) of one sample; nothing is remembered."""
         samples = self._samples(x)
         z = self._embed(samples)
-        return z if x.ndim == samples.ndim else z[0]
+        return z if self._is_batch(x) else z[0]
 
     def learn(self, max_seconds: float | None = None, max_steps: int | None = None) -> LearnReport:
         """Take training steps on remembered samples until a limit (at least one must be given) is reached.
@@ -167,7 +170,7 @@ class Learner:
         z = self._embed(samples)
         with self._data:
             predictions = self._head.classify(z)
-        return predictions if x.ndim == samples.ndim else predictions[0]
+        return predictions if self._is_batch(x) else predictions[0]
 
     def novelty(self, x: Float) -> npt.NDArray[np.float64]:
         """How unlike the remembered past: standard deviations, () for one sample, (N,) for a batch.
@@ -182,7 +185,7 @@ class Learner:
                 self._novelty = NeighbourNovelty(bank)
                 self._novelty_seen = self._memory.seen
             scores = self._novelty.score(z)
-        return scores if x.ndim == samples.ndim else scores[0]
+        return scores if self._is_batch(x) else scores[0]
 
     @property
     def theta(self) -> Float:
@@ -284,8 +287,13 @@ class Learner:
         return self._checkpoint
 
     def _samples(self, x: Float) -> Float:
+        """What is learned from: a batch of the samples in `x`, or of their latents where the bundle has a cut."""
         self._alive()
-        return as_batch(x, self.bundle.manifest.input)
+        samples = as_batch(x, self.bundle.manifest.input)
+        return samples if self._backbone is None else self._backbone.latents(samples)
+
+    def _is_batch(self, x: Float) -> bool:
+        return x.ndim > len(self.bundle.manifest.input.shape)
 
     def _embed(self, samples: Float) -> Float:
         """Embeddings (N, D), a training batch at a time so that memory stays bounded."""

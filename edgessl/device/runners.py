@@ -24,10 +24,18 @@ class Weights(Protocol):
 
 
 class Encoder(Protocol):
-    """Embeds samples with given weights."""
+    """Embeds samples, or latents where the manifest has a cut, with given weights."""
 
     def embed(self, theta: Float | Weights, x: Float) -> Float:
         """Embeddings (N, D) float32 of samples `x` (N, *shape); see runtime.EncoderRunner."""
+        ...
+
+
+class Backbone(Protocol):
+    """The frozen part up to the cut."""
+
+    def latents(self, x: Float) -> Float:
+        """Latents (N, *latent) float32 of samples `x` (N, *shape); see runtime.BackboneRunner."""
         ...
 
 
@@ -70,4 +78,8 @@ class Model(Protocol):
 
     def runners(self, profile: "SessionProfile") -> tuple[Encoder, Trainer]:
         """A new encoder and a new trainer that holds the factory state."""
+        ...
+
+    def backbone(self, profile: "SessionProfile") -> Backbone | None:
+        """What makes latents of samples; None where the manifest has no cut."""
         ...

@@ -116,6 +116,20 @@ class FrozenEncoderRunner:
         return out
 
 
+class BackboneRunner:
+    """Runs `backbone.int8.onnx`, the frozen part up to the cut: samples become the latents that a learner works on."""
+
+    def __init__(self, bundle: Bundle, profile: SessionProfile | None = None) -> None:
+        self._session = _open(bundle, "backbone", profile or SessionProfile())
+        self._rows = bundle.manifest.batch_size
+
+    def latents(self, x: Float) -> Float:
+        """Latents (N, *latent) float32 of samples `x` (N, *shape), a training batch at a time: memory stays bounded."""
+        n = self._rows
+        parts = [np.ascontiguousarray(x[i : i + n]) for i in range(0, len(x), n)]
+        return np.concatenate([self._session.run(["latent"], {"x": part})[0] for part in parts])
+
+
 class StepRunner:
     """Runs `train.onnx` and owns the state between steps, as onnxruntime's own tensors."""
 
