@@ -6,7 +6,7 @@ import numpy.typing as npt
 from edgessl.errors import InputError
 
 # Stream numbers: no two uses share a generator.
-NOISE, REPLAY, RESERVOIR, POLICY, SLEEP = 0, 2, 3, 4, 5
+NOISE, REPLAY, RESERVOIR, POLICY, SLEEP, PROBE = 0, 2, 3, 4, 5, 6
 
 
 def stream(seed: int, which: int, t: int) -> np.random.Generator:
@@ -19,3 +19,8 @@ def stream(seed: int, which: int, t: int) -> np.random.Generator:
 def step_noise(seed: int, t: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     """Uniform [0, 1) float32 numbers of `shape` (N, width) for training step number `t`."""
     return stream(seed, NOISE, t).random(shape, dtype=np.float32)
+
+
+def probe_signs(seed: int, t: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Random signs, -1 or 1, float32, of `shape` (samples, D), for consolidation number `t`."""
+    return np.where(stream(seed, PROBE, t).random(shape) < 0.5, np.float32(-1), np.float32(1))

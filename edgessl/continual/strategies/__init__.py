@@ -6,12 +6,31 @@ import dataclasses
 from typing import Any
 
 from edgessl.continual.strategies.base import Price, Rows, Strategy
+from edgessl.continual.strategies.cassle import CaSSLe
+from edgessl.continual.strategies.cla_e import CLAE
+from edgessl.continual.strategies.cla_r import CLAR
+from edgessl.continual.strategies.der import DER
+from edgessl.continual.strategies.ewc import EWC
+from edgessl.continual.strategies.gating import Gating
+from edgessl.continual.strategies.lump import LUMP
 from edgessl.continual.strategies.lwf import LwF
+from edgessl.continual.strategies.mas import MAS
+from edgessl.continual.strategies.pfr import PFR
+from edgessl.continual.strategies.scale import SCALE
+from edgessl.continual.strategies.scaling import SynapticScaling
+from edgessl.continual.strategies.si import SI
+from edgessl.continual.strategies.slow import SlowLearner
 from edgessl.errors import ConfigError
 
 __all__ = ["STRATEGIES", "Price", "Rows", "Strategy", "build_strategy"]
 
-_CLASSES: tuple[type[Strategy], ...] = (LwF,)
+_CLASSES: tuple[type[Strategy], ...] = (
+    LwF, CaSSLe, PFR,  # the network of the past, frozen
+    CLAE, SlowLearner,  # a network that follows slowly
+    LUMP, DER, CLAR, SCALE,  # the memory
+    EWC, SI, MAS, Gating,  # important parameters
+    SynapticScaling,  # homeostasis
+)  # fmt: skip
 
 STRATEGIES: dict[str, type[Strategy]] = {cls.name: cls for cls in _CLASSES}
 

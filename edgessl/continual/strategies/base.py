@@ -19,6 +19,8 @@ from edgessl.encoders.base import Encoder
 from edgessl.layout import ParameterLayout
 from edgessl.objectives.base import Batch, Gather, Loss, Network, Slots
 
+PROJECTOR = "projector"  # the head of an objective whose output is what the objective compares, where it has one
+
 
 @dataclass(frozen=True)
 class Price:
@@ -50,9 +52,18 @@ class Rows:
         self._network, self._batch, self._loss = network, batch, loss
 
     @property
-    def remembered(self) -> slice:
-        """The rows of `sample` and `stored` that come from memory."""
-        return slice(len(self.sample) // 2, None)
+    def half(self) -> int:
+        """Where the remembered rows of `sample` and `stored` begin."""
+        return len(self.sample) // 2
+
+    @property
+    def projected(self) -> bool:
+        """Whether the objective compares what its head `projector` makes of embeddings."""
+        return any(part == PROJECTOR for part, _, _ in self._network.passes)
+
+    def by_view(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """`(M, ...)`, one row per embedded one, as `(N, ...)` per view, in the order of `sample`."""
+        return rows.chunk(len(rows) // len(self.sample))
 
     @cached_property
     def embedded(self) -> tuple[Tensor, Tensor]:
@@ -146,9 +157,3 @@ class Strategy:
         `importance` `(size,)` is the mean over remembered samples, None unless the strategy `measures`.
         """
         return {}
-
-
-def unit_mean(importance: Tensor, layout: ParameterLayout) -> Tensor:
-    """`importance` `(size,)` scaled to mean 1 over the trained parameters, so that every consolidation counts alike and
-    one penalty weight fits networks of any scale (Schwarz et al. 2018, arXiv 1805.06370, section 3.3)."""
-    return importance / (importance[: layout.trained_end].mean() + 1e-30)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from edgessl.continual.strategies.base import Price, Rows, Strategy
+from edgessl.continual.strategies.functional import predictive_distillation
 from edgessl.layout import ParameterLayout
 from edgessl.objectives.base import Gather, Network, Slots
-from edgessl.objectives.functional import negative_cosine_loss
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,7 @@ class LwF(Strategy):
     """`weight * mean |z / |z| - z* / |z*||^2`, z* being the embedding by slot `anchor` in evaluation mode.
 
     Rows at unit length, so that one weight fits encoders of any scale. Nothing lets the features turn: this holds the
-    old ones fast, at the price of the new (ssl_reference: forgetting 0.19 at an accuracy of 41). Memory: 4 bytes per
-    parameter. Compute: one forward pass.
+    old ones fast, and what is new has to fit in between. Memory: 4 bytes per parameter. Compute: one forward pass.
     """
 
     name: ClassVar[str] = "lwf"
@@ -34,11 +33,11 @@ class LwF(Strategy):
         return {"anchor": theta.clone()}
 
     def term(self, network: Network, slots: Slots, rows: Rows, hyper: Slots, gather: Gather) -> Tensor | None:
-        """`2 - 2 cos` of each row's embedding and its anchored one, weighted."""
+        """`2 - 2 cos` of each row's embedding and its anchored one."""
         x, embedding = rows.embedded
         with torch.no_grad():
             past = network.frozen(slots["anchor"])("encoder", x)
-        return hyper["lwf_weight"] * (2 + 2 * negative_cosine_loss(gather(embedding), gather(past)))
+        return hyper["lwf_weight"] * predictive_distillation(gather(embedding), gather(past))
 
     def consolidate(self, state: Slots, importance: Tensor | None, hyper: Slots, layout: ParameterLayout) -> Slots:
         """The network becomes the anchor."""
