@@ -21,8 +21,8 @@ from torch.func import functional_call
 from edgessl.checkpoint import Checkpoint
 from edgessl.device import Component, GraphSpec, Manifest, SessionProfile, TensorSpec
 from edgessl.device.bundle import check_state
-from edgessl.device.runners import Weights
-from edgessl.device.specs import InputSpec
+from edgessl.device.runners import Backbone, Weights
+from edgessl.device.specs import InputSpec, LatentSpec
 from edgessl.errors import ConfigError, InputError
 from edgessl.recipe import Recipe
 from edgessl.step import State, TrainStep, hyper_tensors
@@ -39,9 +39,11 @@ class TorchModel:
         state: the factory state, every slot of `step`.
         batch_size: samples per training step.
         hyper: overrides of the step's hyperparameters.
+        latent: what `step`, the step of a tail, is given; None where it trains everything.
+        backbone: makes latents of samples, say onnxruntime's int8 backbone; goes with `latent`.
 
     Raises:
-        ConfigError: unknown hyperparameter.
+        ConfigError: unknown hyperparameter, or one of `latent` and `backbone` without the other.
     """
 
     def __init__(
@@ -53,14 +55,19 @@ class TorchModel:
         *,
         batch_size: int = 32,
         hyper: Mapping[str, float] | None = None,
+        latent: LatentSpec | None = None,
+        backbone: Backbone | None = None,
     ) -> None:
+        if (latent is None) != (backbone is None):
+            raise ConfigError("a model with a cut needs both the latents' description and the backbone")
+        learned = latent.spec if latent else spec
         values = {**step.hyper, **(hyper or {})}
         if unknown := sorted(set(values) - set(step.hyper)):
             raise ConfigError(f"hyper: unknown {unknown[0]!r}; this step has {', '.join(step.hyper)}")
-        self.step = step
+        self.step, self._backbone = step, backbone
         self._state = {name: state[name].numpy() for name in step.slot_names}
         slots = tuple(TensorSpec(name, array.shape, str(array.dtype)) for name, array in self._state.items())
-        batch = TensorSpec("batch", (batch_size, *spec.shape))
+        batch = TensorSpec("batch", (batch_size, *learned.shape))
         noise = TensorSpec("noise", step.noise_shape(batch_size))
         embedding = TensorSpec("embedding", ("N", step.parts.encoder.embedding_dim))
         self.manifest = Manifest(
@@ -76,8 +83,9 @@ class TorchModel:
             hyper=values,
             graphs={  # no files: what the learner asks of them are the sizes
                 "train": GraphSpec("", (*slots, batch, noise), ()),
-                "encoder": GraphSpec("", (slots[0], TensorSpec("x", ("N", *spec.shape))), (embedding,)),
+                "encoder": GraphSpec("", (slots[0], TensorSpec("x", ("N", *learned.shape))), (embedding,)),
             },
+            latent=latent,
         )
         digest = hashlib.sha256(self.manifest.to_bytes())
         for name, array in self._state.items():
@@ -96,6 +104,10 @@ class TorchModel:
     def runners(self, profile: SessionProfile) -> tuple[TorchEncoderRunner, TorchStepRunner]:
         """A new encoder and a new trainer; `profile` is onnxruntime's and ignored."""
         return TorchEncoderRunner(self), TorchStepRunner(self)
+
+    def backbone(self, profile: SessionProfile) -> Backbone | None:
+        """What makes latents of samples; None without a cut."""
+        return self._backbone
 
 
 class TorchEncoderRunner:
