@@ -17,12 +17,14 @@ from edgessl.errors import ParityError
     epilog=examples(
         "edgessl neuro verify coder.network spikes.npz",
         "edgessl neuro verify coder.network --steps 200 --rate 0.1",
-        "edgessl neuro verify --networks 105 --steps 1000 --out examples/results/lava_conformance.json",
+        "edgessl neuro verify --networks 105 --rules 5 --steps 1000 --out examples/results/lava_conformance.json",
     )
 )
 @click.argument("network", required=False, type=click.Path(path_type=Path))
 @click.argument("spikes", required=False, type=click.Path(path_type=Path))
 @click.option("--networks", type=click.IntRange(1), metavar="N", help="Compare N random networks of every family.")
+@click.option("--rules", type=click.IntRange(0), default=0, metavar="N",
+              help="With --networks: also N networks of every local learning rule.")  # fmt: skip
 @click.option("--steps", type=click.IntRange(1), default=100, show_default=True, help="Of random spikes.")
 @click.option("--rate", type=click.FloatRange(0, 1), default=0.1, show_default=True, help="Of random spikes.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of random spikes.")
@@ -33,6 +35,7 @@ def verify(
     network: Path | None,
     spikes: Path | None,
     networks: int | None,
+    rules: int,
     steps: int,
     rate: float,
     seed: int,
@@ -60,8 +63,9 @@ def verify(
 
         if networks is not None and out is not None:
             kept = run_conformance(
-                networks, steps, out, progress=lambda line: stages.update("verifying", note=line), timeout_s=timeout
-            )
+                networks, steps, out, rules=rules, timeout_s=timeout,
+                progress=lambda line: stages.update("verifying", note=line),
+            )  # fmt: skip
             result = {"file": str(out), **kept["summary"]}
             wrong = sum(result["mismatches"].values())
         else:

@@ -9,8 +9,8 @@ import pytest
 from edgessl.bench.neuro import build_network, run
 from edgessl.cli import cli
 from edgessl.errors import ConfigError
-from neuromorphic.conformance import random_inputs, random_network
 from neuromorphic.network_file import save_network
+from neuromorphic.random_networks import random_inputs, random_network
 from neuromorphic.simulator import Simulator
 
 

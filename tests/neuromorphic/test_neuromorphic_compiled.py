@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from edgessl.errors import StateMismatchError
-from neuromorphic.conformance import FAMILIES, random_inputs, random_network, simulate
+from neuromorphic.conformance import simulate
 from neuromorphic.network import LIF, Connection, Input, IntegerNetwork, quantize_weights
+from neuromorphic.random_networks import FAMILIES, random_inputs, random_network
 from neuromorphic.simulator import Simulator
 
 pytest.importorskip("numba", reason="the extra `compiled` is not installed")
@@ -98,7 +99,7 @@ def test_without_numba_the_numpy_simulator_remains() -> None:
     code = (
         "import sys; sys.modules['numba'] = None\n"
         "from neuromorphic.simulator import engines, make_simulator\n"
-        "from neuromorphic.conformance import random_network\n"
+        "from neuromorphic.random_networks import random_network\n"
         "from edgessl.errors import MissingDependencyError\n"
         "network = random_network('ternary', 0)\n"
         "assert engines() == ('numpy',), engines()\n"

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from neuromorphic.builders import lower_convolution
-from neuromorphic.conformance import FAMILIES, random_inputs, random_network, run_conformance, verify
+from neuromorphic.conformance import run_conformance, verify
 from neuromorphic.lava.client import LavaError, run_lava
 from neuromorphic.lava.environment import LavaUnavailableError, find_environment
 from neuromorphic.network import LIF, Connection, Input, IntegerNetwork, quantize_weights
+from neuromorphic.random_networks import FAMILIES, random_inputs, random_network
+from neuromorphic.rule_networks import RULES, rule_network
 from neuromorphic.rules import LearningRule
 
 pytestmark = pytest.mark.lava
@@ -29,6 +31,15 @@ def test_nothing_differs(family: str) -> None:
         assert found.compared["spikes"] > 0
         assert found.spikes > 0
         assert found.versions["lava"] == "0.10.0"
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_local_rules_learn_in_lava_what_they_learn_here(rule: str) -> None:
+    network, inputs = rule_network(rule, 0, 240)
+    for engine, found in verify(network, inputs).items():
+        assert found.total_mismatches == 0, (engine, found.where)
+        assert found.compared["weights"] > 0
+        assert found.weight_changes > 10
 
 
 @pytest.mark.parametrize("graded", ["impulse", "overwrite", "add", "add_overflow"])

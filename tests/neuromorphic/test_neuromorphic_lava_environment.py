@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neuromorphic.conformance import random_inputs, random_network
 from neuromorphic.lava import client, environment
 from neuromorphic.lava.client import LavaError, living, run_lava
 from neuromorphic.lava.environment import Environment, LavaUnavailableError, find_environment, find_python310
+from neuromorphic.random_networks import random_inputs, random_network
 
 
 def program(path: Path, text: str) -> Path:

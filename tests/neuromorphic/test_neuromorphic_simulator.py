@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from edgessl.errors import BudgetError, ConfigError, InputError, StateMismatchError
-from neuromorphic.conformance import FAMILIES, random_inputs, random_network
 from neuromorphic.network import (
     LIF,
     Connection,
@@ -16,6 +15,7 @@ from neuromorphic.network import (
     choose_sign,
     quantize_weights,
 )
+from neuromorphic.random_networks import FAMILIES, random_inputs, random_network
 from neuromorphic.rules import LearningRule
 from neuromorphic.simulator import Simulator, engines, make_simulator
 from tests.neuromorphic import lava_reference as reference
