@@ -28,6 +28,10 @@ class BundleError(EdgeSSLError):
     """A bundle is truncated, altered, unsafe or of an unknown version."""
 
 
+class SignatureError(BundleError):
+    """A bundle is not signed by a trusted key, or was changed after it was signed."""
+
+
 class StateError(EdgeSSLError):
     """Learned state cannot be read or written; the last good generation on disk is untouched."""
 

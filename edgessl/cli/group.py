@@ -19,6 +19,7 @@ INTERNAL, USER, INTERRUPTED = 1, 2, 130
 
 # module -> the extra that brings it; anything else that is missing is a fault of ours
 _EXTRAS = {
+    "cryptography": "secure",
     "flwr": "federated",
     "jinja2": "train",
     "matplotlib": "train",

@@ -69,6 +69,7 @@ def _show_bundle(path: Path, bundle: Bundle) -> None:
     rows = [
         ("bundle", f"{plain(m.name)}: {len(m.members)} members, {size(total)}, every SHA-256 as stated"),
         ("digest", bundle.digest),
+        ("signature", _signature(bundle)),
         ("input", _input(m.input.to_json())),
         ("embedding", f"{m.embedding_dim} numbers"),
         ("encoder", _component(m.encoder.to_json())),
@@ -85,6 +86,14 @@ def _show_bundle(path: Path, bundle: Bundle) -> None:
     ]
     show_facts(show, rows)
     show_members(show, m.members)
+
+
+def _signature(bundle: Bundle) -> str:
+    from edgessl.device.signature import hint
+
+    if bundle.signature is None:
+        return "none"
+    return f"says it is by key {hint(bundle.signature)[:16]}; to check: edgessl verify --key PUBLIC"
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from edgessl.device.loop import LearnReport
 from edgessl.device.manifest import Manifest
 from edgessl.device.noise import step_noise
 from edgessl.device.runtime import EncoderRunner, FrozenEncoderRunner, SessionProfile, StepRunner
+from edgessl.device.signature import Trust, read_public_key
 from edgessl.device.specs import Component, GraphSpec, InputSpec, MemberSpec, ParameterEntry, TensorSpec
 
 __all__ = [
@@ -25,6 +26,8 @@ __all__ = [
     "SessionProfile",
     "StepRunner",
     "TensorSpec",
+    "Trust",
     "pack",
+    "read_public_key",
     "step_noise",
 ]

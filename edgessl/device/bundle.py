@@ -16,6 +16,7 @@ from edgessl.device import tensors
 from edgessl.device.files import write_atomically
 from edgessl.device.manifest import MAX_MANIFEST_BYTES, STATE_FILE, Manifest
 from edgessl.device.onnxwire import check_graph
+from edgessl.device.signature import MAX_SIGNATURE_BYTES, SIGNATURE_FILE, Trust
 from edgessl.device.specs import MAX_BYTES, MemberSpec
 from edgessl.errors import BundleError, FormatError
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from edgessl.device.runtime import BackboneRunner, EncoderRunner, SessionProfile, StepRunner
 
 MANIFEST_FILE = "manifest.json"
-MAX_FILES = 33  # the manifest and at most 32 members
+MAX_FILES = 34  # the manifest, at most 32 members, and a signature
 MAX_TOTAL_BYTES = 2 << 30
 _DATE = (1980, 1, 1, 0, 0, 0)
 
@@ -31,15 +32,23 @@ _DATE = (1980, 1, 1, 0, 0, 0)
 class Bundle:
     """A bundle read fully and verified: sizes and SHA-256 as the manifest says, graphs that stand alone.
 
-    `manifest`: the Manifest; `digest`: hex SHA-256 of manifest.json, the bundle's identity.
+    `manifest`: the Manifest; `digest`: hex SHA-256 of manifest.json, the bundle's identity; `signature`: the bytes
+    of its signature, None without; `signed_by`: the id of the trusted key that made it, None where none was asked for.
     """
 
-    def __init__(self, files: Mapping[str, bytes]) -> None:
-        """`files`: every file by name, manifest.json too; raises BundleError when they do not agree."""
+    def __init__(self, files: Mapping[str, bytes], trust: Trust | None = None) -> None:
+        """`files`: every file by name, manifest.json too; raises BundleError when they do not agree.
+
+        With `trust`, the signature is checked first; SignatureError as its policy says.
+        """
+        self.signature = files.get(SIGNATURE_FILE)
+        files = {name: data for name, data in files.items() if name != SIGNATURE_FILE}
+        self.signed_by = None if trust is None else trust.check(self.signature, files)
         if MANIFEST_FILE not in files:
             raise BundleError(f"{MANIFEST_FILE} is missing: this is not an edgessl bundle")
         self.manifest = Manifest.from_bytes(files[MANIFEST_FILE])
-        self.digest = hashlib.sha256(files[MANIFEST_FILE]).hexdigest()
+        self._manifest_bytes = files[MANIFEST_FILE]
+        self.digest = hashlib.sha256(self._manifest_bytes).hexdigest()
         self._members = {name: data for name, data in files.items() if name != MANIFEST_FILE}
         listed = self.manifest.members
         if missing := sorted(set(listed) - set(self._members)):
@@ -57,15 +66,23 @@ class Bundle:
         self.state()
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> "Bundle":
-        """Read `path`, a .edgessl file or a directory; raises BundleError naming what is wrong with it."""
+    def open(cls, path: str | os.PathLike[str], trust: Trust | None = None) -> "Bundle":
+        """Read `path`, a .edgessl file or a directory; raises BundleError naming what is wrong with it.
+
+        With `trust`, a bundle that none of its keys signed raises SignatureError, or a warning, as it says.
+        """
         try:
             files = _read_directory(Path(path)) if os.path.isdir(path) else _read_zip(Path(path))
-            return cls(files)
+            return cls(files, trust)
         except BundleError as error:
-            raise BundleError(f"{os.fspath(path)}: {error}") from None
+            raise type(error)(f"{os.fspath(path)}: {error}") from None
         except OSError as error:
             raise BundleError(f"{os.fspath(path)}: cannot be read: {error.strerror or error}") from None
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """Every file by name but the signature."""
+        return {MANIFEST_FILE: self._manifest_bytes, **self._members}
 
     def read(self, member: str) -> bytes:
         """The bytes of a member; BundleError when the manifest lists no such member."""
@@ -118,9 +135,15 @@ def pack(path: str | os.PathLike[str], manifest: Manifest, members: Mapping[str,
     table = {name: MemberSpec(len(data), hashlib.sha256(data).hexdigest()) for name, data in members.items()}
     files = {MANIFEST_FILE: replace(manifest, members=table).to_bytes(), **members}
     bundle = Bundle(files)
+    write_files(path, files)
+    return bundle
+
+
+def write_files(path: str | os.PathLike[str], files: Mapping[str, bytes]) -> None:
+    """Write the zip file of a bundle, the manifest first; see `pack`. BundleError when the disk refuses."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for name in (MANIFEST_FILE, *sorted(members)):
+        for name in (MANIFEST_FILE, *sorted(set(files) - {MANIFEST_FILE})):
             info = zipfile.ZipInfo(name, _DATE)
             info.create_system, info.external_attr = 3, 0o644 << 16  # the same bytes on every platform
             archive.writestr(info, files[name])
@@ -129,7 +152,6 @@ def pack(path: str | os.PathLike[str], manifest: Manifest, members: Mapping[str,
         write_atomically(target, buffer.getbuffer())
     except OSError as error:
         raise BundleError(f"{target}: cannot be written: {error.strerror or error}") from None
-    return bundle
 
 
 def _read_zip(path: Path) -> dict[str, bytes]:
@@ -176,7 +198,7 @@ def _check_listing(entries: list[tuple[str, int]], most: int) -> None:
         if names.count(name) > 1:
             raise BundleError(f"member {name!r} appears twice")
     for name, size in entries:
-        cap = MAX_MANIFEST_BYTES if name == MANIFEST_FILE else MAX_BYTES
+        cap = {MANIFEST_FILE: MAX_MANIFEST_BYTES, SIGNATURE_FILE: MAX_SIGNATURE_BYTES}.get(name, MAX_BYTES)
         if size > cap:
             raise BundleError(f"member {name!r}: {size} bytes, at most {cap} are allowed")
     if (total := sum(size for _, size in entries)) > most:

@@ -22,7 +22,7 @@ from edgessl.device.memory_codec import ByteCodec, Codec
 from edgessl.device.novelty import NeighbourNovelty
 from edgessl.device.runners import Model
 from edgessl.device.runtime import SessionProfile
-from edgessl.device.samples import as_batch
+from edgessl.device.samples import Percept, as_batch
 from edgessl.device.state import Checkpointed, Saved
 from edgessl.errors import InputError, StateError, StateMismatchError
 
@@ -123,21 +123,27 @@ class Learner:
 
     def observe(self, x: Float) -> Float:
         """Embed, remember and watch for drift; never waits for learning. Returns what `embed` returns."""
+        percept = self.perceive(x)
+        self.remember(percept)
+        return percept.embedding
+
+    def perceive(self, x: Float) -> Percept:
+        """The first half of `observe`: check and embed; takes no lock, and `remember` may follow in another thread."""
         samples = self._samples(x)
-        z = self._embed(samples)
+        return Percept(samples, self._embed(samples), self._is_batch(x))
+
+    def remember(self, percept: Percept) -> None:
+        """The second half of `observe`: remember what `perceive` gave and watch for drift."""
         with self._data:
-            self._memory.add(samples, z)
-            self._observed += len(samples)
-            if self._monitor.update(z):
+            self._memory.add(percept.samples, percept.embeddings)
+            self._observed += len(percept.samples)
+            if self._monitor.update(percept.embeddings):
                 self._drifted = True
                 _log.info("drift event %d after %d samples", self._monitor.events, self._observed)
-        return z if self._is_batch(x) else z[0]
 
     def embed(self, x: Float) -> Float:
         """Embeddings (N, D) of a batch, (D,) of one sample; nothing is remembered."""
-        samples = self._samples(x)
-        z = self._embed(samples)
-        return z if self._is_batch(x) else z[0]
+        return self.perceive(x).embedding
 
     def learn(self, max_seconds: float | None = None, max_steps: int | None = None) -> LearnReport:
         """Take training steps on remembered samples until a limit (at least one must be given) is reached.

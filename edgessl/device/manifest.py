@@ -152,7 +152,7 @@ class Manifest:
         """What no single field can tell: the parts fit together."""
         self._check_parameters()
         for name in self.members:
-            if not _MEMBER_NAME.fullmatch(name) or name == "manifest.json":
+            if not _MEMBER_NAME.fullmatch(name) or name in ("manifest.json", "model.sig"):
                 raise BundleError(f"members: {name!r} is not a plain file name")
         if STATE_FILE not in self.members:
             raise BundleError(f"members: {STATE_FILE} is missing")

@@ -1,5 +1,7 @@
 """What the device accepts as data, checked in one place."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
@@ -7,6 +9,20 @@ from edgessl.device.specs import InputSpec
 from edgessl.errors import InputError
 
 Float = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Percept:
+    """Samples as a learner remembers them (N, *shape), their embeddings (N, D), and whether a batch was given."""
+
+    samples: Float
+    embeddings: Float
+    batch: bool
+
+    @property
+    def embedding(self) -> Float:
+        """(N, D) of a batch, (D,) of one sample."""
+        return self.embeddings if self.batch else self.embeddings[0]
 
 
 def as_batch(x: Float, spec: InputSpec) -> Float:
