@@ -1,108 +1,165 @@
-"""Drift without labels: a standardised distance to a slow mean, watched by a two-sided Page-Hinkley test."""
+"""Drift without labels: one monitor of embeddings, input statistics and loss. docs/drift.md has the measurements."""
 
 from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
 
+from edgessl.device.drift_compensation import Displacement
+from edgessl.device.drift_contexts import Contexts
+from edgessl.device.drift_statistics import Scale
+from edgessl.device.drift_tests import Cusum
+from edgessl.device.drift_windows import WindowTest
 from edgessl.device.tensors import Array
 
 Float = npt.NDArray[np.float32]
-
-
-class PageHinkley:
-    """Two-sided Page-Hinkley test on a standardised scalar (mean 0, spread 1 while nothing changes).
-
-    Alarms when the cumulated excess over `tolerance`, up or down, passes `threshold`; both are in standard
-    deviations. A single value counts for at most `clip`, less than the threshold: one outlier is no drift.
-    E. S. Page, "Continuous inspection schemes", Biometrika 1954. tests/device/test_device_drift.py
-    measures the delay and the false alarms of the defaults.
-    """
-
-    def __init__(self, tolerance: float = 0.5, threshold: float = 12.0, clip: float = 8.0) -> None:
-        self.tolerance, self.threshold, self.clip = tolerance, threshold, clip
-        self.up = self.down = 0.0
-
-    def update(self, value: float) -> bool:
-        """Take one value; True when it completes the evidence of a change (the test then starts afresh)."""
-        value = min(max(value, -self.clip), self.clip)
-        self.up = max(0.0, self.up + value - self.tolerance)
-        self.down = max(0.0, self.down - value - self.tolerance)
-        if max(self.up, self.down) <= self.threshold:
-            return False
-        self.up = self.down = 0.0
-        return True
+Vector = npt.NDArray[np.float64]
+SIGNALS = ("embedding", "distribution", "input", "loss")
 
 
 class DriftMonitor:
-    """Watches embeddings: how far each lies from a slow running mean, in units of the usual spread.
+    """Four signals, each compared with a reference that the first `warmup` samples of a context set.
 
-    The first `warmup` embeddings set the reference (mean, and mean and spread of the distance to it); after
-    that it follows with rate `rate`. A drift event starts a new reference, so that the next change is seen
-    from the new regime; `rebase` does so too after the encoder itself has changed.
+    - embedding: how far an embedding lies from a slow running mean, in units of the usual spread, tested by CUSUM;
+    - distribution: the latest 32 embeddings against 64 of the reference by energy distance;
+    - input: `inputs` statistics of the raw sample, each tested by CUSUM;
+    - loss: of the training steps, tested by CUSUM, rising only.
+
+    Running means and spreads follow with rate `rate`. An event starts a new reference for all, so that the next
+    change is seen from the new regime; when it is complete, it is compared with those of earlier contexts: `context`
+    is the number of the present one (-1: not yet known), which is an old number when an old context has come back.
     """
 
-    def __init__(self, dim: int, warmup: int = 64, rate: float = 1 / 512) -> None:
+    LOSSES = 16  # training losses before they are tested
+
+    def __init__(self, dim: int, inputs: int = 0, warmup: int = 64, rate: float = 1 / 512) -> None:
         self.warmup, self.rate = warmup, rate
-        self.test = PageHinkley()
-        self.events = 0
-        self._mean = np.zeros(dim, np.float64)
-        self._distance = np.zeros(2, np.float64)  # mean and variance of the distance
+        self.by_signal = dict.fromkeys(SIGNALS, 0)
+        self.last = ""  # the signal of the latest event
+        self.context = -1
+        self._test, self._window = Cusum(), WindowTest(dim)
+        self._distance, self._mean = Scale(1, rate), np.zeros(dim, np.float64)
+        self._inputs, self._input_test = Scale(inputs, rate), Cusum(max(inputs, 1))
+        self._losses, self._loss_test = Scale(1, 1 / 64), Cusum()
+        self._contexts = Contexts(dim)
         self._early = np.zeros((warmup, dim), np.float32)
         self._count = 0
 
-    def update(self, z: Float) -> bool:
-        """Take embeddings (N, D) in order; True when any of them completes a drift event."""
-        return any([self._one(row) for row in z])
+    @property
+    def events(self) -> int:
+        """Drift events so far, by whatever signal."""
+        return sum(self.by_signal.values())
 
-    def rebase(self, z: Float) -> None:
-        """Make `z` (N, D), embeddings of remembered samples by the changed encoder, the reference.
+    @property
+    def contexts(self) -> int:
+        """Different contexts met so far."""
+        return self._contexts.count
 
-        Accumulated evidence is kept. Nothing happens while the first reference is still being gathered.
+    def update(self, z: Float, statistics: Vector | None = None) -> bool:
+        """Take embeddings (N, D) and input statistics (N, inputs) in order; True at a drift event in any row."""
+        rows = [self._one(row, None if statistics is None else statistics[i]) for i, row in enumerate(z)]
+        return any(rows)
+
+    def learned(self, loss: float) -> bool:
+        """Take the loss of a training step, or the mean of a few; True at a drift event."""
+        fired = self._losses.count >= self.LOSSES and self._loss_test.update(max(self._losses.score(loss)[0], 0.0))
+        if fired:
+            self._event("loss")
+        self._losses.update(loss)
+        return fired
+
+    def rebase(self, recent: Float, moved: Displacement | None = None) -> None:
+        """The encoder has changed: make `recent` (N, D), recent samples embedded by it, the reference.
+
+        `moved` carries over what cannot be embedded again. Accumulated evidence is kept. The reference stays while
+        the first one is still being gathered.
         """
-        if self._count < self.warmup or len(z) < 2:
+        if moved is not None:
+            self._early[: self._count] = moved.apply(self._early[: self._count]) if self._count else 0
+            self._window.replace(moved.apply(self._window.held))
+            self._contexts.move(moved)
+        if self._count < self.warmup or len(recent) < 2:
             return
-        self._refer(z.astype(np.float64))
+        self._mean, distance = _distances(recent)
+        self._distance.refer(distance.mean(), distance.var(ddof=1))
 
-    def _one(self, z: Float) -> bool:
+    def _one(self, z: Float, statistics: Vector | None) -> bool:
         if self._count < self.warmup:
             self._early[self._count] = z
             self._count += 1
+            if statistics is not None:
+                self._inputs.update(statistics)
             if self._count == self.warmup:
-                self._refer(self._early.astype(np.float64))
+                self._begin()
             return False
-        mean, variance = self._distance
         distance = float(np.linalg.norm(z - self._mean))
-        event = self.test.update((distance - mean) / max(variance, 1e-12) ** 0.5)
-        if event:
-            self.events += 1
-            self._count = 0
-            return True
+        fired = {
+            "embedding": self._test.update(self._distance.score(distance)),
+            "distribution": self._window.update(z),
+            "input": statistics is not None and self._input_test.update(self._inputs.score(statistics)),
+        }
+        for signal, event in fired.items():
+            if event:
+                self._event(signal)
+                return True
         self._mean += self.rate * (z - self._mean)
-        self._distance[0] += self.rate * (distance - mean)
-        self._distance[1] += self.rate * ((distance - mean) ** 2 - variance)
+        self._distance.update(distance)
+        if statistics is not None:
+            self._inputs.update(statistics)
         return False
 
-    def _refer(self, z: npt.NDArray[np.float64]) -> None:
-        self._mean = z.mean(0)
-        # Each sample pulls the mean towards itself; leaving it out of its own mean undoes that.
-        distance = np.linalg.norm(z - self._mean, axis=1) * len(z) / (len(z) - 1)
-        self._distance[:] = distance.mean(), distance.var(ddof=1)
+    def _begin(self) -> None:
+        """The reference is complete."""
+        self._mean, distances = _distances(self._early)
+        self._distance.reset()
+        for distance in distances:
+            self._distance.update(distance)
+        self._window.refer(self._early)
+        self.context = self._contexts.enter(self._early)
+
+    def _event(self, signal: str) -> None:
+        self.by_signal[signal] += 1
+        self.last, self.context, self._count = signal, -1, 0
+        for scale in (self._inputs, self._losses):
+            scale.reset()
+        for test in (self._test, self._input_test, self._loss_test):
+            test.reset()
+
+    def _parts(self) -> dict[str, Cusum | WindowTest | Scale | Contexts]:
+        return {
+            "test": self._test,
+            "window": self._window,
+            "distance": self._distance,
+            "inputs": self._inputs,
+            "input_test": self._input_test,
+            "losses": self._losses,
+            "loss_test": self._loss_test,
+            "contexts": self._contexts,
+        }
 
     def tensors(self) -> dict[str, Array]:
         """What a checkpoint needs."""
-        scalars = [self.test.up, self.test.down, self._count, self.events, *self._distance]
+        last = SIGNALS.index(self.last) if self.last else -1
         return {
             "mean": self._mean,
             "early": self._early[: self._count] if self._count < self.warmup else self._early[:0],
-            "scalars": np.array(scalars, np.float64),
+            "counts": np.array([self._count, self.context, last, *self.by_signal.values()], np.int64),
+            **{f"{part}.{name}": v for part, p in self._parts().items() for name, v in p.tensors().items()},
         }
 
     def restore(self, tensors: Mapping[str, Array]) -> None:
         """Become what `tensors()` described."""
-        up, down, count, events, *distance = (float(v) for v in tensors["scalars"])
-        self.test.up, self.test.down = up, down
-        self._count, self.events = int(count), int(events)
-        self._distance[:] = distance
+        self._count, self.context, last, *events = (int(v) for v in tensors["counts"])
+        self.last = SIGNALS[last] if last >= 0 else ""
+        self.by_signal = dict(zip(SIGNALS, events, strict=True))
         self._mean = np.array(tensors["mean"], np.float64)
         self._early[: len(tensors["early"])] = tensors["early"]
+        for part, p in self._parts().items():
+            p.restore({k.removeprefix(f"{part}."): v for k, v in tensors.items() if k.startswith(f"{part}.")})
+
+
+def _distances(z: Float) -> tuple[Vector, Vector]:
+    """Mean of `z` (N, D), and the distances to it (N,)."""
+    mean = z.astype(np.float64).mean(0)
+    # Each sample pulls the mean towards itself; leaving it out of its own mean undoes that.
+    return mean, np.linalg.norm(z - mean, axis=1) * len(z) / (len(z) - 1)

@@ -14,13 +14,15 @@ from edgessl.device.bundle import Bundle, check_state
 from edgessl.device.checkpoint import Checkpoint
 from edgessl.device.devicekey import DeviceKey, read_key
 from edgessl.device.drift import DriftMonitor
+from edgessl.device.drift_compensation import Displacement
+from edgessl.device.drift_statistics import input_statistics, statistics_width
 from edgessl.device.heads import FewLabelHead, Prediction
 from edgessl.device.hyper import HyperParameters
 from edgessl.device.loop import LearningLoop, LearnReport
 from edgessl.device.memory import Draw, ReplayMemory
 from edgessl.device.memory_codec import ByteCodec, Codec
 from edgessl.device.novelty import NeighbourNovelty
-from edgessl.device.runners import Model
+from edgessl.device.runners import Model, Weights
 from edgessl.device.runtime import SessionProfile
 from edgessl.device.samples import Percept, as_batch
 from edgessl.device.state import Checkpointed, Saved
@@ -70,9 +72,10 @@ class Learner:
             least=manifest.batch_size,
         )
         self._head = FewLabelHead(exemplar_bytes, shape, self._embed)
-        self._monitor = DriftMonitor(manifest.embedding_dim)
+        self._monitor = DriftMonitor(dim, statistics_width(manifest.input.shape))
         self._backbone = bundle.backbone(profile)
         self._encoder, self._trainer = bundle.runners(profile)
+        self._followed = self._trainer.theta  # what is kept in embeddings is kept in those of these weights
         self._novelty: NeighbourNovelty | None = None
         self._novelty_seen = self._observed = self._rollbacks = 0
         self._drifted = False  # since the last consolidation
@@ -130,16 +133,15 @@ class Learner:
     def perceive(self, x: Float) -> Percept:
         """The first half of `observe`: check and embed; takes no lock, and `remember` may follow in another thread."""
         samples = self._samples(x)
-        return Percept(samples, self._embed(samples), self._is_batch(x))
+        raw = x.reshape(-1, *self.bundle.manifest.input.shape)
+        return Percept(samples, self._embed(samples), input_statistics(raw), self._is_batch(x))
 
     def remember(self, percept: Percept) -> None:
         """The second half of `observe`: remember what `perceive` gave and watch for drift."""
         with self._data:
             self._memory.add(percept.samples, percept.embeddings)
             self._observed += len(percept.samples)
-            if self._monitor.update(percept.embeddings):
-                self._drifted = True
-                _log.info("drift event %d after %d samples", self._monitor.events, self._observed)
+            self._note_drift(self._monitor.update(percept.embeddings, percept.statistics))
 
     def embed(self, x: Float) -> Float:
         """Embeddings (N, D) of a batch, (D,) of one sample; nothing is remembered."""
@@ -158,6 +160,8 @@ class Learner:
             try:
                 if report.steps:
                     self._encoder_changed()
+                    with self._data:
+                        self._note_drift(self._monitor.learned(report.metrics["loss"]))
             except StateError as error:
                 reason = f"rolled back: {error}"
                 report = replace(report, rolled_back_to=self.rollback(), stopped=reason)
@@ -269,6 +273,9 @@ class Learner:
                 "exemplar_bytes": self._head.nbytes,
                 "labels": list(self._head.labels),
                 "drift_events": self._monitor.events,
+                "drift_signals": dict(self._monitor.by_signal),
+                "context": self._monitor.context,
+                "contexts": self._monitor.contexts,
                 "generation": checkpoint.store.generation,
                 "bytes_written": checkpoint.written,
                 "damaged_slots": list(checkpoint.store.problems),
@@ -301,14 +308,19 @@ class Learner:
     def _is_batch(self, x: Float) -> bool:
         return x.ndim > len(self.bundle.manifest.input.shape)
 
-    def _embed(self, samples: Float) -> Float:
-        """Embeddings (N, D), a training batch at a time so that memory stays bounded."""
-        theta, n = self._trainer.theta, self.bundle.manifest.batch_size
+    def _embed(self, samples: Float, theta: Weights | None = None) -> Float:
+        """Embeddings (N, D) by present or other weights, a training batch at a time so that memory stays bounded."""
+        theta, n = self._trainer.theta if theta is None else theta, self.bundle.manifest.batch_size
         parts = [self._encoder.embed(theta, samples[i : i + n]) for i in range(0, len(samples), n)]
         z = np.concatenate(parts)
         if not np.isfinite(z).all():
             raise StateError("the encoder gave NaN or infinity; call rollback() to return to a good generation")
         return z
+
+    def _note_drift(self, event: bool) -> None:
+        if event:
+            self._drifted = True
+            _log.info("drift %d (%s) after %d samples", self._monitor.events, self._monitor.last, self._observed)
 
     def _past(self) -> Draw:
         """Remembered samples that stand for the past; the caller holds _data, and the memory is not empty."""
@@ -323,16 +335,21 @@ class Learner:
             self._trainer.load({**state, "anchor": state["theta"]})
 
     def _encoder_changed(self) -> None:
-        """Everything kept in the old embedding is recomputed, now or when it is next used."""
+        """What was kept in the old embedding follows: embedded again, now or when next used, or moved.
+
+        Costs 2 BANK embeddings.
+        """
         with self._data:
             past = self._past() if len(self._memory) else None
-        z = None if past is None else self._embed(past.samples)  # outside the lock: observe need not wait
+        if past is not None:  # outside the lock: observe need not wait
+            after = self._embed(past.samples)
+            moved = Displacement(self._embed(past.samples, self._followed), after)
         with self._data:
             self._head.invalidate()
-            self._novelty = None
-            if past is not None and z is not None:
-                self._memory.refresh(past, z)  # embedded anyway: no price of its own
-                self._monitor.rebase(z)
+            self._novelty, self._followed = None, self._trainer.theta
+            if past is not None:
+                self._memory.refresh(past, after)
+                self._monitor.rebase(after[: past.recent], moved)
 
     def _resume(self, saved: Saved) -> None:
         try:
@@ -349,3 +366,4 @@ class Learner:
             raise StateMismatchError(f"saved state is of another edgessl: {error!r}") from None
         self._drifted = bool(drifted)
         self._trainer.load(slots)
+        self._followed = self._trainer.theta

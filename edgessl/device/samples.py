@@ -13,10 +13,14 @@ Float = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Percept:
-    """Samples as a learner remembers them (N, *shape), their embeddings (N, D), and whether a batch was given."""
+    """Samples as a learner remembers them (N, *shape), their embeddings (N, D), and whether a batch was given.
+
+    `statistics` (N, S) of the raw samples: see drift_statistics.input_statistics.
+    """
 
     samples: Float
     embeddings: Float
+    statistics: npt.NDArray[np.float64]
     batch: bool
 
     @property
