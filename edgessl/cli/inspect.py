@@ -18,6 +18,7 @@ from edgessl.cli.options import json_flag
 
 if TYPE_CHECKING:
     from edgessl.device import Bundle
+    from edgessl.device.specs import LatentSpec
 
 _BLOCKS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 
@@ -71,6 +72,7 @@ def _show_bundle(path: Path, bundle: Bundle) -> None:
         ("digest", bundle.digest),
         ("signature", _signature(bundle)),
         ("input", _input(m.input.to_json())),
+        *_latent(m.latent),
         ("embedding", f"{m.embedding_dim} numbers"),
         ("encoder", _component(m.encoder.to_json())),
         ("objective", _component(m.objective.to_json())),
@@ -94,6 +96,15 @@ def _signature(bundle: Bundle) -> str:
     if bundle.signature is None:
         return "none"
     return f"says it is by key {hint(bundle.signature)[:16]}; to check: edgessl verify --key PUBLIC"
+
+
+def _latent(latent: LatentSpec | None) -> list[tuple[str, str]]:
+    """What a bundle with a cut remembers and learns from; nothing without a cut."""
+    if latent is None:
+        return []
+    shape = "x".join(map(str, latent.shape))
+    stored = f"{math.prod(latent.shape):,} bytes each, scale {latent.scale:.3g}, zero point {latent.zero_point}"
+    return [("cut", f"after {plain(latent.cut)}: what comes before is frozen"), ("latent", f"{shape}; {stored}")]
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
