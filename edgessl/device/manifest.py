@@ -162,6 +162,12 @@ class Manifest:
         for key, graph in self.graphs.items():
             if graph.file not in self.members:
                 raise BundleError(f"graphs.{key}.file: {graph.file!r} is not among the members")
+        if self.input.kind == "latent":
+            raise BundleError("input.kind: samples are not latents; the manifest's `latent` describes those")
+        if (
+            self.latent and self.latent.shape == self.input.shape
+        ):  # who ignores `latent` must not take one for the other
+            raise BundleError(f"latent.shape: {list(self.latent.shape)} is the shape of a sample too; cut elsewhere")
         samples, x = TensorSpec("x", ("N", *self.input.shape)), TensorSpec("x", ("N", *self.learned.shape))
         embedding = TensorSpec("embedding", ("N", self.embedding_dim))
         self._check_side("encoder.inputs", self.graphs["encoder"].inputs, (self.slots[0], x))
@@ -169,13 +175,7 @@ class Manifest:
         if "encoder_int8" in self.graphs:
             self._check_side("encoder_int8.inputs", self.graphs["encoder_int8"].inputs, (samples,))
             self._check_side("encoder_int8.outputs", self.graphs["encoder_int8"].outputs, (embedding,))
-        if self.input.kind == "latent":
-            raise BundleError("input.kind: samples are not latents; the manifest's `latent` describes those")
         if self.latent:
-            if self.latent.shape == self.input.shape:  # who does not know `latent` must not take one for the other
-                raise BundleError(
-                    f"latent.shape: {list(self.latent.shape)} is the shape of a sample too; cut elsewhere"
-                )
             if "backbone" not in self.graphs:
                 raise BundleError("graphs: 'backbone' is missing; a bundle with `latent` needs it")
             latent = TensorSpec("latent", ("N", *self.latent.shape))
