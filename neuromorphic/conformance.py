@@ -155,8 +155,8 @@ def run_conformance(
 ) -> dict[str, Any]:
     """Compare `networks` random networks over `steps` steps; families take turns, network k has seed k.
 
-    Then `rules` networks of each local learning rule, with the inputs its own driver gives while it learns. Each network
-    is kept in the JSON file `path` as it ends; what is there already is not run again.
+    Then `rules` networks of each local learning rule, with the inputs its own driver gives while it learns. Each
+    network is kept in the JSON file `path` as it ends; what is there already is not run again.
 
     Returns:
         The file's content: "summary" and "rows" first of all.

@@ -181,9 +181,12 @@ class EchoLearner:
                 updates += 1
                 change = self._change(fired, voltage)
                 closer, apart = (change, apart) if goes_on else (closer, change)
-        for _ in range(self.gap):
-            self._step(np.zeros_like(x[0]), closer, apart)
-            closer = apart = self._silent
+        if self.gap:  # the last change, then silence
+            rest = {self.network.inputs[0].name: np.zeros_like(x[0]), CLOSER: closer, APART: apart}
+            still = {name: np.zeros((1, self.gap, len(array)), array.dtype) for name, array in rest.items()}
+            for name in (CLOSER, APART):
+                still[name][0, 0] = rest[name]
+            self.simulator.run(still, spikes=False)
         if counts.any():
             self.echo = counts / counts.sum()
         steps = max(len(x), 1)

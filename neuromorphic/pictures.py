@@ -218,7 +218,8 @@ def spiking_report(
     lif = next((p for p in network.populations if isinstance(p, LIF)), None)
     errors = [p.name for p in network.populations if isinstance(p, ErrorUnit)]
     first = network.inputs[0].name
-    pictures = {"raster": raster({first: spikes[0], **{n: s[0] for n, s in record.spikes.items()}})}
+    pictures = dict.fromkeys(("membranes", "error", "fields", "energy"), "")  # empty: nothing of that kind to show
+    pictures["raster"] = raster({first: spikes[0], **{n: s[0] for n, s in record.spikes.items()}})
     if lif is not None:
         busiest = np.argsort(-record.spikes[lif.name][0].astype(bool).sum(0), kind="stable")[:4]
         pictures["membranes"] = membranes(

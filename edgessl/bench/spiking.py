@@ -15,6 +15,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,7 @@ def run(
         if unknown := sorted(set(names) - set(known)):
             raise ConfigError(f"unknown {kind} {unknown[0]!r}; expected {', '.join(known)}")
     settings: dict[str, Any] = {"stage": stage, "grid": {k: list(v) for k, v in GRID.items()}, "epochs": epochs}
-    settings |= {name: {"train": c.train, "test": c.test, "block": c.block, "parts": c.parts, "bins": c.bins,
-                        "every": c.every, "recipe": c.recipe} for name, c in CASES.items()}  # fmt: skip
+    settings |= {name: asdict(case) for name, case in CASES.items()}
     best = read_choices(Path(chosen)) if chosen else {}
     rows = _continue(Path(out), settings) if out else []
     done = {(row["data"], row["system"], row["seed"], row["setting"]) for row in rows}

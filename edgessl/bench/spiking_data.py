@@ -19,8 +19,9 @@ VALIDATION = 4  # one training sample in so many validates while settings are ch
 class Case:
     """A data set: how many samples train and test, what the coder is, and what its read-out sees.
 
-    `block` is that of the temporal contrast, `parts` the windows into which ESPP cuts a recording. The read-out sees
-    `bins` parts of the time, for one label per sample, or a trace at each `every`-th step, for one label per step.
+    `block` is that of the temporal contrast, `parts` the windows into which ESPP cuts a recording, `steps` the first
+    ones of a recording that are used (0: all). The read-out sees `bins` parts of the time, for one label per sample, or
+    a trace at each `every`-th step, for one label per step.
     """
 
     spec: str
@@ -31,30 +32,58 @@ class Case:
     parts: int
     bins: int = 1
     every: int = 0
+    steps: int = 0
     reader: dict[str, Any] = field(default_factory=dict)
 
 
 CASES = {
     "fashion_mnist": Case(
-        "shared:fashion_mnist", 3000, 2000,
+        "shared:fashion_mnist", 2000, 2000,
         {"hidden": [128, 64], "epochs": 4, "encoder": {"name": "regular", "options": {"steps": 12}}}, block=6, parts=2,
     ),
     "nmnist_small": Case(
         "shared:nmnist_small", 600, 400,
-        {"hidden": [128, 64], "epochs": 10, "batch_size": 32, "encoder": {"name": "events", "options": {"steps": 18}}},
+        {"hidden": [128, 64], "epochs": 8, "batch_size": 32, "encoder": {"name": "events", "options": {"steps": 18}}},
         block=3, parts=3, bins=3,
     ),
     "fsdd": Case(
-        "shared:fsdd", 2000, 300,
+        "shared:fsdd", 1500, 300,
         {"hidden": [128, 64], "epochs": 5, "dv": 256, "encoder": {"name": "mel_crossing", "options": {"repeat": 1}}},
         block=4, parts=2, bins=3,
     ),
     "qtdb_ecg_spikes": Case(
         "shared:qtdb_ecg_spikes", 240, 141,
         {"hidden": [128, 64], "epochs": 10, "batch_size": 32, "crop": 100, "du": 511, "dv": 128,
-         "encoder": {"name": "signed"}}, block=10, parts=10, every=26,
+         "encoder": {"name": "signed"}}, block=10, parts=4, every=16, steps=400,
     ),
 }  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class FirstSteps:
+    """The samples of a spike source, cut after `steps` steps."""
+
+    source: Any
+    steps: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(T, n)."""
+        return self.steps, self.source.shape[1]
+
+    @property
+    def labels(self) -> Array | None:
+        """Those of the source."""
+        labels: Array | None = self.source.labels
+        return labels
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def take(self, indices: Array, draw: int = 0) -> Array:
+        """Spikes (M, steps, n)."""
+        spikes: Array = self.source.take(indices, draw)
+        return spikes[:, : self.steps]
 
 
 @dataclass(frozen=True)
@@ -82,7 +111,7 @@ class Data:
         return embed_spikes(coder, source, self.case.bins), labels
 
     def read_integers(self, network: Any, population: str, part: str) -> tuple[Array, Array]:
-        """Features and labels of a part, of a population of an integer network with nothing learned meanwhile."""
+        """Features and labels of a part, of a population of an integer network that does not learn meanwhile."""
         import torch
 
         from neuromorphic.coder import trace
@@ -124,6 +153,8 @@ def load(case: Case, choosing: bool = False) -> Data:
     train, test = (
         open_spikes(case.spec + part, encoder["name"], options, **case.reader) for part in (":train", ":test")
     )
+    if case.steps:
+        train, test = FirstSteps(train, case.steps), FirstSteps(test, case.steps)
     rng = np.random.default_rng(0)
     order = rng.permutation(len(train))
     chosen = np.sort(order[: case.train])

@@ -90,6 +90,11 @@ def test_the_report_command_writes_one_page_and_its_figures(files: tuple[Path, P
         == sum(a * b for a, b in (c["shape"] for c in data["network"]["connections"].values())) * data["steps"]
     )
     assert [row["joules_per_sample"] is None for row in data["energy"]] == [False, False, False]
+    command.remove("--field")
+    command.remove("3,3")
+    again = CliRunner().invoke(cli, command, catch_exceptions=False)
+    assert again.exit_code == 0, again.output
+    assert out.read_text().count("<svg") == 4  # no fields of an input that is no image
 
 
 def test_the_energy_command_counts_prices_and_refuses(files: tuple[Path, Path]) -> None:
