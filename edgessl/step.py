@@ -117,6 +117,16 @@ class TrainStep:
         """Names of what a step measures."""
         return (*METRICS, STRATEGY_LOSS) if self.strategy and self.strategy.adds else METRICS
 
+    @property
+    def stores(self) -> bool:
+        """Whether a step takes the embeddings stored with the samples."""
+        return self.strategy is not None and self.strategy.stores
+
+    @property
+    def embeds(self) -> str:
+        """The slot whose weights a device embeds with."""
+        return self.strategy.embeds if self.strategy else "theta"
+
     def initial_state(self) -> State:
         """A fresh copy of the state at step 0 (CPU, float32)."""
         return {name: value.clone() for name, value in self._initial.items()}

@@ -20,7 +20,7 @@ from edgessl.device.specs import InputSpec
 from edgessl.encoders.base import Encoder
 from edgessl.errors import ParityError
 from edgessl.evaluate import embed
-from edgessl.step import METRICS, TrainStep, hyper_tensors
+from edgessl.step import TrainStep, hyper_tensors
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -82,7 +82,7 @@ def step_parity(
     Raises:
         ParityError: no draw keeps every slot within `STEP_TOLERANCE` and every metric within `METRIC_TOLERANCE`.
     """
-    session = _session(model)
+    session = graph_session(model)
     worst: list[float] = []
     for draw in range(DRAWS):
         slots, metrics = _step_errors(step, state, hyper, session, spec, batch_size, seed * DRAWS + draw)
@@ -109,24 +109,36 @@ def _step_errors(
     seed: int,
 ) -> tuple[dict[str, float], dict[str, float]]:
     outputs = [o.name for o in session.get_outputs()]
-    metrics = dict.fromkeys(METRICS, 0.0)
+    metrics = dict.fromkeys(step.metrics, 0.0)
     expected = dict(state)
     found: dict[str, Array] = {name: value.numpy().copy() for name, value in state.items()}
     for t in range(STEPS):
         scalars = hyper_tensors(vary(hyper, seed, t))
         batch = random_fields(spec, batch_size, seed * STEPS + t)
         noise = step_noise(seed, t, step.noise_shape(batch_size))
-        expected, values = step(expected, torch.from_numpy(batch), torch.from_numpy(noise), scalars)
+        stored = stored_rows(step, batch_size, seed * STEPS + t)
+        extra = {} if stored is None else {"stored": stored}
+        past = None if stored is None else torch.from_numpy(stored)
+        expected, values = step(expected, torch.from_numpy(batch), torch.from_numpy(noise), scalars, past)
         feeds = {
             **found,
             "batch": batch,
             "noise": noise,
+            **extra,
             **{f"hyper.{k}": v.numpy() for k, v in scalars.items()},
         }
         results = dict(zip(outputs, session.run(None, feeds), strict=True))
         found = {name: results[f"next.{name}"] for name in found}
         metrics = {n: max(e, relative_error(results[n], values[n].numpy())) for n, e in metrics.items()}
     return {name: relative_error(found[name], expected[name].numpy()) for name in found}, metrics
+
+
+def stored_rows(step: TrainStep, batch_size: int, seed: int) -> Array | None:
+    """Random embeddings `(batch_size, D)` float32 for a step that takes stored ones; None for others."""
+    if not step.stores:
+        return None
+    shape = batch_size, step.parts.encoder.embedding_dim
+    return np.random.default_rng([seed, 44]).standard_normal(shape).astype(np.float32)
 
 
 def vary(hyper: Mapping[str, float], seed: int, t: int) -> dict[str, float]:
@@ -149,16 +161,16 @@ def vary(hyper: Mapping[str, float], seed: int, t: int) -> dict[str, float]:
 
 
 def encoder_parity(
-    encoder: Encoder, theta: torch.Tensor, model: onnx.ModelProto, spec: InputSpec, seed: int = 0
+    encoder: Encoder, theta: torch.Tensor, model: onnx.ModelProto, spec: InputSpec, seed: int = 0, slot: str = "theta"
 ) -> float:
-    """Relative L2 error of 64 embeddings, graph (theta as an input) against torch.
+    """Relative L2 error of 64 embeddings, graph (`theta` as its input `slot`) against torch.
 
     Raises:
         ParityError: beyond `ENCODER_TOLERANCE`.
     """
     x = random_fields(spec, 64, seed)
     expected = embed(encoder, x)
-    (found,) = _session(model).run(None, {"theta": theta.numpy(), "x": x})
+    (found,) = graph_session(model).run(None, {slot: theta.numpy(), "x": x})
     error = relative_error(found, expected)
     if not error <= ENCODER_TOLERANCE:
         raise ParityError(
@@ -177,7 +189,7 @@ def int8_agreement(encoder: Encoder, model: onnx.ModelProto, samples: Array, nei
     Raises:
         ParityError: the mean cosine similarity is below `INT8_MIN_COSINE`.
     """
-    (found,) = _session(model).run(None, {"x": samples})
+    (found,) = graph_session(model).run(None, {"x": samples})
     return agreement(found, embed(encoder, samples), "int8 encoder", neighbors)
 
 
@@ -216,5 +228,6 @@ def unit_rows(z: Array) -> Array:
     return z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
 
 
-def _session(model: onnx.ModelProto) -> ort.InferenceSession:
+def graph_session(model: onnx.ModelProto) -> ort.InferenceSession:
+    """A session of `model`, as a device would make it."""
     return SessionProfile().session(model.SerializeToString(), "exported graph")

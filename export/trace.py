@@ -12,7 +12,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import onnx
 import torch
@@ -24,7 +24,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from edgessl.encoders.base import Encoder, evaluation_mode
 from edgessl.errors import ExportError
 from edgessl.layout import ParameterLayout
-from edgessl.step import METRICS, TrainStep, hyper_tensors
+from edgessl.step import TrainStep, hyper_tensors
 from export.lowerings import decompositions
 from export.passes import clean
 
@@ -35,7 +35,8 @@ IR_VERSION = 10
 def trace_step(step: TrainStep, batch_shape: Sequence[int]) -> onnx.ModelProto:
     """The whole training step for batches of `batch_shape` `(N, *input_shape)` as an ONNX model.
 
-    Inputs: every slot by name, `batch`, `noise`, `hyper.<name>` scalars. Outputs: `next.<slot>`, then the metrics.
+    Inputs: every slot by name, `batch`, `noise`, `hyper.<name>` scalars, and `stored` where the strategy takes the
+    embeddings stored with samples. Outputs: `next.<slot>`, then the metrics.
 
     Raises:
         ExportError: an operator has no ONNX form; the message names it and the line of the model.
@@ -44,7 +45,11 @@ def trace_step(step: TrainStep, batch_shape: Sequence[int]) -> onnx.ModelProto:
     state, hyper = step.initial_state(), hyper_tensors(step.hyper)
     batch, noise = torch.rand(tuple(batch_shape)), torch.rand(step.noise_shape(batch_shape[0]))
     inputs = [*slots, "batch", "noise", *(f"hyper.{name}" for name in hypers)]
-    outputs = [*(f"next.{name}" for name in slots), *METRICS]
+    outputs = [*(f"next.{name}" for name in slots), *step.metrics]
+    arguments = (*state.values(), batch, noise, *hyper.values())
+    if step.stores:
+        inputs.append("stored")
+        arguments = (*arguments, torch.randn(batch_shape[0], step.parts.encoder.embedding_dim))
 
     def flat_step(*tensors: Tensor) -> tuple[Tensor, ...]:
         given = dict(zip(inputs, tensors, strict=True))
@@ -53,14 +58,29 @@ def trace_step(step: TrainStep, batch_shape: Sequence[int]) -> onnx.ModelProto:
             given["batch"],
             given["noise"],
             {name: given[f"hyper.{name}"] for name in hypers},
+            given.get("stored"),
         )
-        # a slot that a step leaves as it is (a frozen teacher) must not make one tensor input and output
-        following = (given[name].clone() if new_state[name] is given[name] else new_state[name] for name in slots)
-        return (*following, *(metrics[name] for name in METRICS))
+        return (*following(given, new_state), *(metrics[name] for name in step.metrics))
 
-    arguments = (*state.values(), batch, noise, *hyper.values())
+    return trace_function(flat_step, arguments, inputs, outputs)
+
+
+def following(given: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    """The new `state`'s slots, copied where one is an input: one tensor must not be a graph's input and output."""
+    old = {id(value) for value in given.values()}
+    return tuple(value.clone() if id(value) in old else value for value in state.values())
+
+
+def trace_function(
+    function: Callable[..., tuple[Tensor, ...]], arguments: tuple[Tensor, ...], inputs: list[str], outputs: list[str]
+) -> onnx.ModelProto:
+    """A function of tensors, gradients taken inside included, as an ONNX model for arguments of these shapes.
+
+    Raises:
+        ExportError: an operator has no ONNX form; the message names it and the line of the model.
+    """
     try:
-        graph = make_fx(flat_step, decomposition_table=decompositions(), tracing_mode="real")(*arguments)
+        graph = make_fx(function, decomposition_table=decompositions(), tracing_mode="real")(*arguments)
     except RuntimeError as error:
         raise ExportError(f"the step cannot be traced: {_first_cause(error)}") from error
     merge_common_subexpressions(graph)
@@ -80,12 +100,12 @@ class _EncoderFromTheta(nn.Module):
         return functional_call(self.__dict__["_encoder"], tensors, (x,))
 
 
-def trace_encoder(encoder: Encoder, layout: ParameterLayout) -> onnx.ModelProto:
-    """The encoder (evaluation mode) with the step's `theta` as an input, any batch size: `(theta, x) -> embedding`."""
+def trace_encoder(encoder: Encoder, layout: ParameterLayout, slot: str = "theta") -> onnx.ModelProto:
+    """The encoder (evaluation mode) with the step's `slot` as an input, any batch size: `(slot, x) -> embedding`."""
     module = _EncoderFromTheta(encoder, layout, "encoder.").eval()
     example = (torch.zeros(layout.size), torch.rand(2, *encoder.input_shape))
     with evaluation_mode(encoder):
-        return _to_onnx(module, example, ["theta", "x"], ["embedding"], dynamic_batch="x")
+        return _to_onnx(module, example, [slot, "x"], ["embedding"], dynamic_batch="x")
 
 
 def trace_frozen_encoder(encoder: Encoder, output: str = "embedding") -> onnx.ModelProto:
@@ -98,8 +118,8 @@ def merge_common_subexpressions(graph: GraphModule) -> None:
     """Replace nodes that repeat an earlier one (same operator, same arguments) by it, in place."""
     seen: dict[object, torch.fx.Node] = {}
     for node in list(graph.graph.nodes):
-        if node.op != "call_function" or "rand" in str(node.target):
-            continue
+        if node.op != "call_function" or "rand" in str(node.target) or node.target is torch.ops.aten.clone.default:
+            continue  # two copies of one tensor are two outputs
         key = (node.target, _hashable(node.args), _hashable(node.kwargs))
         if key in seen:
             node.replace_all_uses_with(seen[key])

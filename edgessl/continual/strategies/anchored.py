@@ -11,16 +11,16 @@ from edgessl.optim import l2_norm
 
 
 def anchored_slots(theta: Tensor) -> Slots:
-    """`anchor`: where the past ended; `importance`: of each parameter for the past, zero as long as there is none."""
-    return {"anchor": theta.clone(), "importance": torch.zeros_like(theta)}
+    """`anchor`: where the past ended; `importances`: of each parameter for the past, zero as long as there is none."""
+    return {"anchor": theta.clone(), "importances": torch.zeros_like(theta)}
 
 
 def anchored_penalty(theta: Tensor, slots: Slots, weight: Tensor) -> tuple[Tensor, Tensor]:
     """`weight / 2 sum_i importance_i (theta_i - anchor_i)^2` and its gradient `(size,)`."""
     away = theta - slots["anchor"]
-    pull = slots["importance"] * away
+    pull = slots["importances"] * away
     # as a norm of the root: onnxruntime adds long vectors one by one
-    value = l2_norm(slots["importance"].sqrt() * away).square()
+    value = l2_norm(slots["importances"].sqrt() * away).square()
     return 0.5 * weight * value, weight * pull
 
 
@@ -32,4 +32,4 @@ def accumulated(state: Slots, importance: Tensor, decay: Tensor, layout: Paramet
     counts alike and one penalty weight fits networks of any scale.
     """
     unit = importance / (importance[: layout.trained_end].mean() + 1e-30)
-    return {"anchor": state["theta"], "importance": decay * state["importance"] + unit}
+    return {"anchor": state["theta"], "importances": decay * state["importances"] + unit}

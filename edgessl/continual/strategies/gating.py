@@ -42,7 +42,7 @@ class Gating(Strategy):
 
     def slots(self, theta: Tensor, layout: ParameterLayout) -> Slots:
         """All gates open."""
-        return {"gate": torch.ones_like(theta), "importance": torch.zeros_like(theta)}
+        return {"gate": torch.ones_like(theta), "importances": torch.zeros_like(theta)}
 
     def after_update(
         self, slots: Slots, theta: Tensor, moved: Tensor, gradient: Tensor, hyper: Slots, layout: ParameterLayout
@@ -61,7 +61,7 @@ class Gating(Strategy):
     def consolidate(self, state: Slots, importance: Tensor | None, hyper: Slots, layout: ParameterLayout) -> Slots:
         """Gates for the new importances."""
         assert importance is not None
-        total = hyper["gate_decay"] * state["importance"] + importance
+        total = hyper["gate_decay"] * state["importances"] + importance
         pieces = layout.unflatten(total)
         sizes = {e.name: e for e in layout.entries if e.kind in ("weight", "vector")}
         groups = {name: pieces[name].reshape(max(e.shape[:1], default=1), -1).mean(1) for name, e in sizes.items()}
@@ -77,4 +77,4 @@ class Gating(Strategy):
             g.unsqueeze(1).expand(-1, e.size // len(g)).reshape(-1) for g, e in zip(opened, sizes.values(), strict=True)
         ]
         untrained = torch.ones_like(total[layout.trained_end :])
-        return {"gate": torch.cat([*spread, untrained]), "importance": total}
+        return {"gate": torch.cat([*spread, untrained]), "importances": total}
