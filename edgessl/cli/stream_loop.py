@@ -9,7 +9,7 @@ import numpy as np
 from edgessl.cli.stream_display import Display
 from edgessl.data.source import Source
 from edgessl.device import Learner
-from edgessl.device.novelty import NeighbourNovelty
+from edgessl.device.novelty import LEAST
 from edgessl.errors import DataError
 
 BLOCK = 32  # samples embedded at a time
@@ -42,7 +42,7 @@ def drive(
         except DataError:
             learner.save()  # a bad sample must not cost what the good ones taught
             raise
-        known = learner.metrics()["remembered"] >= NeighbourNovelty.LEAST
+        known = learner.metrics()["remembered"] >= LEAST
         novelty = learner.novelty(samples) if known else np.zeros(0)
         learner.observe(samples)
         position += count

@@ -3,7 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
-Float = npt.NDArray[np.float32]
+from edgessl.device.novelty import unit
+
 NEIGHBOUR = 5  # the distance to it sets how local the movement is
 
 
@@ -15,12 +16,16 @@ class Displacement:
     median distance of a sample to its fifth nearest. 2 M D numbers, M D multiplications a point.
     """
 
-    def __init__(self, before: Float, after: Float) -> None:
-        self._before = before.astype(np.float64)
-        self._moved = after.astype(np.float64) - self._before
+    def __init__(self, before: npt.NDArray[np.floating], after: npt.NDArray[np.floating]) -> None:
+        self._before, self._after = before.astype(np.float64), after.astype(np.float64)
+        self._moved = self._after - self._before
         among = np.sort(self._squares(self._before), axis=1)
         scale = np.median(among[:, min(NEIGHBOUR, len(before) - 1)])
         self._scale = max(float(scale), 1e-12)
+
+    def of_directions(self) -> "Displacement":
+        """The movement of the embeddings' directions, for what is kept as a direction."""
+        return Displacement(unit(self._before), unit(self._after))
 
     def _squares(self, z: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         norms = (z**2).sum(1)[:, None] + (self._before**2).sum(1)

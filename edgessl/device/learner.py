@@ -17,16 +17,17 @@ from edgessl.device.drift import DriftMonitor
 from edgessl.device.drift_compensation import Displacement
 from edgessl.device.drift_statistics import input_statistics, statistics_width
 from edgessl.device.heads import FewLabelHead, Prediction
+from edgessl.device.heads_prototypes import PrototypeHead
 from edgessl.device.hyper import HyperParameters
 from edgessl.device.loop import LearningLoop, LearnReport
 from edgessl.device.memory import Draw, ReplayMemory
 from edgessl.device.memory_codec import ByteCodec, Codec
-from edgessl.device.novelty import NeighbourNovelty
+from edgessl.device.novelty import NOVELTIES, Novelty
 from edgessl.device.runners import Model, Weights
 from edgessl.device.runtime import SessionProfile
 from edgessl.device.samples import Percept, as_batch
 from edgessl.device.state import Checkpointed, Saved
-from edgessl.errors import InputError, StateError, StateMismatchError
+from edgessl.errors import ConfigError, InputError, StateError, StateMismatchError
 
 Float = npt.NDArray[np.float32]
 BANK = 64  # remembered samples embedded anew as the reference for novelty and drift
@@ -52,6 +53,9 @@ class Learner:
         policy: str,
         codec: Codec | None,
         device_key: DeviceKey | None,
+        head: str,
+        reject: float,
+        novelty: str,
     ) -> None:
         self.bundle, self.seed = bundle, seed
         manifest = bundle.manifest
@@ -71,12 +75,19 @@ class Learner:
             seed=seed,
             least=manifest.batch_size,
         )
-        self._head = FewLabelHead(exemplar_bytes, shape, self._embed)
+        self._head: FewLabelHead | PrototypeHead = (
+            FewLabelHead(exemplar_bytes, shape, self._embed, head, reject)
+            if exemplar_bytes
+            else PrototypeHead(dim, self._embed, head, reject)
+        )
         self._monitor = DriftMonitor(dim, statistics_width(manifest.input.shape))
         self._backbone = bundle.backbone(profile)
         self._encoder, self._trainer = bundle.runners(profile)
         self._followed = self._trainer.theta  # what is kept in embeddings is kept in those of these weights
-        self._novelty: NeighbourNovelty | None = None
+        if novelty not in NOVELTIES:
+            raise ConfigError(f"unknown novelty {novelty!r}; choose one of {', '.join(NOVELTIES)}")
+        self._make_novelty = NOVELTIES[novelty]
+        self._novelty: Novelty | None = None
         self._novelty_seen = self._observed = self._rollbacks = 0
         self._drifted = False  # since the last consolidation
         self._learning = threading.RLock()  # the trainer's state; taken before _data where both are
@@ -111,18 +122,36 @@ class Learner:
         policy: str = "reservoir",
         codec: Codec | None = None,
         device_key: DeviceKey | None = None,
+        head: str = "ncm",
+        reject: float = 0.0,
+        novelty: str = "knn",
     ) -> "Learner":
         """Resume from `state_dir`, or start from the bundle's factory state when nothing was saved there.
 
         `memory_bytes` bounds the remembered samples, `exemplar_bytes` the enrolled ones; both are allocated
         at once. `policy` says which samples stay (memory_policy.POLICIES), `codec` how they are stored (float32
-        unless given; ByteCodec for a byte a value). With `device_key` (see devicekey.read_key) only state that a
+        unless given; ByteCodec for a byte a value). `head` ("ncm", "knn", "slda", "logistic") and `reject` are those
+        of heads.FewLabelHead, of heads_prototypes.PrototypeHead when exemplar_bytes is 0; `novelty` is one of
+        novelty.NOVELTIES. With `device_key` (see devicekey.read_key) only state that a
         holder of the key wrote is read. Raises BundleError, BudgetError (with the minimum),
         StateLockedError, StateMismatchError (another bundle, other settings) and StateError (no intact slot).
         """
         opened = Bundle.open(bundle) if isinstance(bundle, str | os.PathLike) else bundle
         profile = profile or SessionProfile()
-        return cls(opened, state_dir, memory_bytes, exemplar_bytes, seed, profile, policy, codec, device_key)
+        return cls(
+            opened,
+            state_dir,
+            memory_bytes,
+            exemplar_bytes,
+            seed,
+            profile,
+            policy,
+            codec,
+            device_key,
+            head,
+            reject,
+            novelty,
+        )
 
     def observe(self, x: Float) -> Float:
         """Embed, remember and watch for drift; never waits for learning. Returns what `embed` returns."""
@@ -185,14 +214,14 @@ class Learner:
     def novelty(self, x: Float) -> npt.NDArray[np.float64]:
         """How unlike the remembered past: standard deviations, () for one sample, (N,) for a batch.
 
-        Ask before `observe`, which makes a sample part of the past. See novelty.NeighbourNovelty.
+        Ask before `observe`, which makes a sample part of the past. See novelty.Novelty.
         """
         samples = self._samples(x)
         z = self._embed(samples)
         with self._data:
             if self._novelty is None or self._memory.seen > 1.5 * self._novelty_seen:
                 bank = self._embed(self._past().samples) if len(self._memory) else z[:0]
-                self._novelty = NeighbourNovelty(bank)
+                self._novelty = self._make_novelty(bank)
                 self._novelty_seen = self._memory.seen
             scores = self._novelty.score(z)
         return scores if self._is_batch(x) else scores[0]
@@ -278,6 +307,7 @@ class Learner:
                 "contexts": self._monitor.contexts,
                 "generation": checkpoint.store.generation,
                 "bytes_written": checkpoint.written,
+                "disk_bound_bytes": checkpoint.bound_bytes,
                 "damaged_slots": list(checkpoint.store.problems),
             }
 
@@ -341,11 +371,12 @@ class Learner:
         """
         with self._data:
             past = self._past() if len(self._memory) else None
+        moved = None
         if past is not None:  # outside the lock: observe need not wait
             after = self._embed(past.samples)
             moved = Displacement(self._embed(past.samples, self._followed), after)
         with self._data:
-            self._head.invalidate()
+            self._head.invalidate(moved)
             self._novelty, self._followed = None, self._trainer.theta
             if past is not None:
                 self._memory.refresh(past, after)

@@ -176,6 +176,41 @@ def test_few_labels(learner, kit):
         assert [p.label for p in learner.classify(centre[None].repeat(3, 0))] == [label] * 3
 
 
+@pytest.mark.parametrize(("head", "room"), [("knn", 9999), ("slda", 9999), ("logistic", 9999), ("ncm", 0), ("slda", 0)])
+def test_heads_follow_the_encoder_and_survive_a_restart(bundle, kit, tmp_path, head, room):
+    rng = np.random.default_rng(0)
+    centres = {label: rng.normal(size=(1, 4, 4)).astype(np.float32) for label in "abc"}
+    probe = np.stack([c for c in centres.values() for _ in range(4)])
+    probe += 0.05 * rng.normal(size=probe.shape).astype(np.float32)
+    with Learner.open(bundle, tmp_path, head=head, exemplar_bytes=room) as learner:
+        for label, centre in centres.items():
+            learner.enroll(centre + 0.05 * rng.normal(size=(5, 1, 4, 4)).astype(np.float32), label)
+        learner.observe(np.concatenate([kit.samples(60), *(probe + 0.01 * k for k in range(5))]).astype(np.float32))
+        for _ in range(10):
+            learner.learn(max_steps=2)
+        answers = learner.classify(probe)
+        assert [p.label for p in answers] == [label for label in "abc" for _ in range(4)]
+        learner.save()
+    with Learner.open(bundle, tmp_path, head=head, exemplar_bytes=room) as learner:
+        assert learner.classify(probe) == answers
+    with pytest.raises(StateMismatchError, match="exemplar_bytes"):
+        Learner.open(bundle, tmp_path, exemplar_bytes=0 if room else 9999)
+
+
+def test_what_was_never_enrolled_is_unknown_when_asked_for(bundle, kit, tmp_path):
+    rng = np.random.default_rng(0)
+    a, b, c = (rng.normal(size=(1, 4, 4)).astype(np.float32) for _ in range(3))
+    near = lambda x, n: x + 0.05 * rng.normal(size=(n, 1, 4, 4)).astype(np.float32)  # noqa: E731
+    with Learner.open(bundle, tmp_path, reject=0.1, novelty="mahalanobis") as learner:
+        learner.enroll(near(a, 15), "a")
+        learner.enroll(near(b, 15), "b")
+        assert [p.label for p in learner.classify(near(c, 10))] == ["unknown"] * 10
+        known = [p.label for p in learner.classify(np.concatenate([near(a, 50), near(b, 50)]))]
+        assert sum(k == "a" for k in known[:50]) + sum(k == "b" for k in known[50:]) >= 75
+        learner.observe(near(a, 60))
+        assert np.median(learner.novelty(near(b, 20))) > 3 > np.median(learner.novelty(near(a, 20)))
+
+
 def test_novelty(learner, kit):
     with pytest.raises(InputError, match="observe more"):
         learner.novelty(kit.samples(1))
