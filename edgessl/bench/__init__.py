@@ -19,7 +19,10 @@ BENCHES: dict[str, str] = {
     "objectives": "edgessl.bench.objectives:run",
     "neuro": "edgessl.bench.neuro:run",
     "pretrain": "edgessl.bench.pretrain:run",
+    "device": "edgessl.bench.device:run",
+    "faults": "edgessl.bench.faults:run",
     "spiking": "edgessl.bench.spiking:run",
+    "spiking_continual": "edgessl.bench.spiking_continual:run",
 }
 
 

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgessl.bench import load_bench, spiking_continual
+from edgessl.bench.continual_streams import Problem
+from edgessl.continual.judge import Labelled
+from edgessl.continual.metrics import summarize
+from edgessl.continual.streams import Budget, by_group
+from edgessl.data import array_source
+from edgessl.errors import ConfigError
+
+
+def tiny(name: str, seed: int) -> Problem:
+    """Two contexts of two classes each: bright corners of 4 x 4 images, one corner per class."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(4), 32)
+    images = rng.random((len(labels), 1, 4, 4)).astype(np.float32) * 0.2
+    for row, label in zip(images, labels, strict=True):
+        row[0, 2 * (label // 2) : 2 * (label // 2) + 2, 2 * (label % 2) : 2 * (label % 2) + 2] += 0.7
+    contexts = labels // 2
+    asked = np.arange(0, len(labels), 8)
+    return Problem(
+        factory=array_source(images[:40], kind="image", layout="channels_first", units="intensity 0..1"),
+        stream=array_source(images, kind="image", layout="channels_first", units="intensity 0..1"),
+        order=by_group(contexts, seed=seed),
+        bank=Labelled(images, labels, contexts),
+        test=Labelled(images[asked], labels[asked], contexts[asked]),
+        budget=Budget(),
+    )
+
+
+def test_a_stream_gives_matrices_and_their_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(spiking_continual, "problem", tiny)
+    out = tmp_path / "continual.json"
+    said: list[str] = []
+    chosen = {"streams": ["nmnist"], "systems": ["frozen", "delta"], "out": str(out)}
+    found = load_bench("spiking_continual")(**chosen, seeds=1, progress=said.append)
+    assert len(said) == 2
+    for row in found["rows"]:
+        for judged in ("aware", "pooled", "prototypes"):
+            matrix = np.array(row[judged]["matrix"])
+            assert matrix.shape == (3, 2)
+            figures = summarize(matrix, [0, 64, 128]).to_json()
+            assert row[judged]["final_accuracy"] == figures["final_accuracy"]
+            assert row[judged]["forgetting"] == figures["forgetting"]
+        assert (np.array(row["aware"]["matrix"]) >= np.array(row["pooled"]["matrix"])).all()  # two classes, then four
+    frozen = np.array(found["rows"][0]["pooled"]["matrix"])
+    assert (frozen == frozen[0]).all()  # what does not learn does not change
+    own = np.array(found["rows"][0]["prototypes"]["matrix"])
+    assert own[0].tolist() == [0, 0]
+    assert own[1, 1] == 0  # no label of the second context was heard before it came
+    assert own[-1].min() > 0.5
+    said.clear()
+    again = spiking_continual.run(**chosen, seeds=1, progress=said.append)
+    assert not said
+    assert again["rows"] == json.loads(out.read_text())["rows"] == found["rows"]
+    assert {s["judged"] for s in again["summary"]} == {"aware", "pooled", "prototypes"}
+
+
+def test_an_unknown_stream_is_refused() -> None:
+    with pytest.raises(ConfigError, match="unknown stream 'mnist'; expected split_fashion, nmnist"):
+        spiking_continual.run(streams=["mnist"])
