@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from edgessl.continual.strategies import Strategy
-from edgessl.device.noise import probe_signs
 from edgessl.errors import ConfigError
 from edgessl.step import State, TrainStep
 
@@ -61,18 +60,15 @@ def consolidate(step: TrainStep, state: State, importance: Tensor | None, hyper:
     return {name: changed.get(name, value) for name, value in state.items()}
 
 
-def consolidated(
-    step: TrainStep, state: State, samples: Tensor, hyper: Mapping[str, Tensor], *, seed: int = 0, t: int = 0
-) -> State:
+def consolidated(step: TrainStep, state: State, samples: Tensor, probes: Tensor, hyper: Mapping[str, Tensor]) -> State:
     """Consolidation as a device does it, with the importance of `samples` `(N, *input_shape)`, N >= 1.
 
-    `(seed, t)` draw the probes; the same on a device give the same.
+    `probes` `(N, D)` are random signs (`edgessl.device.noise.probe_signs`).
     """
     if not _strategy(step).measures:
         return consolidate(step, state, None, hyper)
-    probes = torch.from_numpy(probe_signs(seed, t, (len(samples), step.parts.encoder.embedding_dim)))
     total = torch.zeros_like(state["theta"])
-    for x, probe in zip(samples.split(1), probes.to(total.device).split(1), strict=True):
+    for x, probe in zip(samples.split(1), probes.split(1), strict=True):
         total = total + importance(step, state["theta"], x, probe)
     return consolidate(step, state, total / len(samples), hyper)
 

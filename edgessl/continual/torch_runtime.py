@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from edgessl.checkpoint import Checkpoint
+from edgessl.continual.consolidation import consolidated
 from edgessl.device import Component, GraphSpec, Manifest, SessionProfile, TensorSpec
 from edgessl.device.bundle import check_state
 from edgessl.device.runners import Backbone, Weights
@@ -70,6 +71,8 @@ class TorchModel:
         batch = TensorSpec("batch", (batch_size, *learned.shape))
         noise = TensorSpec("noise", step.noise_shape(batch_size))
         embedding = TensorSpec("embedding", ("N", step.parts.encoder.embedding_dim))
+        stored = TensorSpec("stored", (batch_size, step.parts.encoder.embedding_dim))
+        shown = next(slot for slot in slots if slot.name == step.embeds)
         self.manifest = Manifest(
             name="torch",
             input=spec,
@@ -82,10 +85,11 @@ class TorchModel:
             slots=slots,
             hyper=values,
             graphs={  # no files: what the learner asks of them are the sizes
-                "train": GraphSpec("", (*slots, batch, noise), ()),
-                "encoder": GraphSpec("", (slots[0], TensorSpec("x", ("N", *learned.shape))), (embedding,)),
+                "train": GraphSpec("", (*slots, batch, noise, *((stored,) if step.stores else ())), ()),
+                "encoder": GraphSpec("", (shown, TensorSpec("x", ("N", *learned.shape))), (embedding,)),
             },
             latent=latent,
+            strategy=Component(recipe.strategy.name, recipe.strategy.options) if recipe.strategy else None,
         )
         digest = hashlib.sha256(self.manifest.to_bytes())
         for name, array in self._state.items():
@@ -143,12 +147,30 @@ class TorchStepRunner:
         """The current flat weights; a later step makes a new tensor and leaves this one be."""
         return self._values["theta"]
 
-    def step(self, batch: Array, noise: Array, hyper: Mapping[str, float]) -> dict[str, float]:
-        """One training step on `batch` (N, *shape) and `noise` (N, width); returns the scalar metrics."""
+    @property
+    def shown(self) -> Tensor:
+        """The current flat weights to embed with."""
+        return self._values[self.manifest.embed_slot]
+
+    def step(
+        self, batch: Array, noise: Array, hyper: Mapping[str, float], stored: Array | None = None
+    ) -> dict[str, float]:
+        """One training step on `batch` (N, *shape), `noise` (N, width) and, where the manifest `stores`, `stored`
+        (N, D); returns the scalar metrics."""
         samples, random = (torch.from_numpy(np.ascontiguousarray(a)) for a in (batch, noise))
-        following, metrics = self._step(self._values, samples, random, hyper_tensors(hyper))
+        past = None if stored is None else torch.from_numpy(np.ascontiguousarray(stored))
+        following, metrics = self._step(self._values, samples, random, hyper_tensors(hyper), past)
         self._previous, self._values = self._values, {name: t.detach() for name, t in following.items()}
         return {name: float(value) for name, value in metrics.items()}
+
+    def consolidate(self, samples: Array, probes: Array, hyper: Mapping[str, float]) -> None:
+        """What was learned so far becomes the past; see `edgessl.device.StepRunner`."""
+        self._previous = None
+        if self._step.strategy is not None and self._step.strategy.consolidates:
+            rows, signs = (torch.from_numpy(np.ascontiguousarray(a)) for a in (samples, probes))
+            self._values = consolidated(self._step, self._values, rows, signs, hyper_tensors(hyper))
+        elif "anchor" in self._values and self._values["anchor"].shape == self.theta.shape:
+            self._values = {**self._values, "anchor": self.theta}
 
     def undo(self) -> None:
         """Take back the last step (once)."""

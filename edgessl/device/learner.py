@@ -22,6 +22,7 @@ from edgessl.device.hyper import HyperParameters
 from edgessl.device.loop import LearningLoop, LearnReport
 from edgessl.device.memory import Draw, ReplayMemory
 from edgessl.device.memory_codec import ByteCodec, Codec
+from edgessl.device.noise import probe_signs
 from edgessl.device.novelty import NOVELTIES, Novelty
 from edgessl.device.runners import Model, Weights
 from edgessl.device.runtime import SessionProfile
@@ -64,7 +65,7 @@ class Learner:
             codec = ByteCodec(latent.scale, latent.zero_point)  # lossless: the backbone's latents lie on this grid
         self.hyper = HyperParameters(manifest.hyper)
         dim = manifest.embedding_dim
-        stored_dim = dim if any(s.name == "stored" for s in manifest.graphs["train"].inputs) else 0
+        stored_dim = dim if manifest.stores else 0
         self._memory = ReplayMemory(
             memory_bytes,
             shape,
@@ -83,7 +84,7 @@ class Learner:
         self._monitor = DriftMonitor(dim, statistics_width(manifest.input.shape))
         self._backbone = bundle.backbone(profile)
         self._encoder, self._trainer = bundle.runners(profile)
-        self._followed = self._trainer.theta  # what is kept in embeddings is kept in those of these weights
+        self._followed = self._trainer.shown  # what is kept in embeddings is kept in those of these weights
         if novelty not in NOVELTIES:
             raise ConfigError(f"unknown novelty {novelty!r}; choose one of {', '.join(NOVELTIES)}")
         self._make_novelty = NOVELTIES[novelty]
@@ -340,7 +341,7 @@ class Learner:
 
     def _embed(self, samples: Float, theta: Weights | None = None) -> Float:
         """Embeddings (N, D) by present or other weights, a training batch at a time so that memory stays bounded."""
-        theta, n = self._trainer.theta if theta is None else theta, self.bundle.manifest.batch_size
+        theta, n = self._trainer.shown if theta is None else theta, self.bundle.manifest.batch_size
         parts = [self._encoder.embed(theta, samples[i : i + n]) for i in range(0, len(samples), n)]
         z = np.concatenate(parts)
         if not np.isfinite(z).all():
@@ -357,12 +358,17 @@ class Learner:
         return self._memory.sample(min(BANK, len(self._memory)), self._loop.attempts)
 
     def _consolidate(self) -> None:
-        """After drift: what was learned so far becomes the anchor, where the objective has one."""
+        """After drift: what was learned so far becomes the past, as the bundle's strategy has it.
+
+        The importances that some strategies measure come from remembered samples older than the latest.
+        """
         with self._data:
-            drifted, self._drifted = self._drifted, False
-        state = self._trainer.state() if drifted else {}
-        if "anchor" in state and state["anchor"].shape == state["theta"].shape:
-            self._trainer.load({**state, "anchor": state["theta"]})
+            if not self._drifted or not len(self._memory):
+                return
+            self._drifted, past = False, self._past()
+        samples = past.samples[past.recent :] if past.recent < len(past.samples) else past.samples
+        probes = probe_signs(self.seed, self._loop.attempts, (len(samples), self.bundle.manifest.embedding_dim))
+        self._trainer.consolidate(samples, probes, self.hyper)
 
     def _encoder_changed(self) -> None:
         """What was kept in the old embedding follows: embedded again, now or when next used, or moved.
@@ -377,7 +383,7 @@ class Learner:
             moved = Displacement(self._embed(past.samples, self._followed), after)
         with self._data:
             self._head.invalidate(moved)
-            self._novelty, self._followed = None, self._trainer.theta
+            self._novelty, self._followed = None, self._trainer.shown
             if past is not None:
                 self._memory.refresh(past, after)
                 self._monitor.rebase(after[: past.recent], moved)
@@ -397,4 +403,4 @@ class Learner:
             raise StateMismatchError(f"saved state is of another edgessl: {error!r}") from None
         self._drifted = bool(drifted)
         self._trainer.load(slots)
-        self._followed = self._trainer.theta
+        self._followed = self._trainer.shown

@@ -104,7 +104,7 @@ class LearningLoop:
             draw = self._memory.sample(manifest.batch_size, self.attempts)
         noise = step_noise(self._seed, self.attempts, manifest.noise_shape)
         self.attempts += 1
-        metrics = self._runner.step(draw.samples, noise, self._hyper)
+        metrics = self._runner.step(draw.samples, noise, self._hyper, draw.stored)
         verdict, reason = self._guard.judge(metrics)
         if verdict is Verdict.KEEP and not np.isfinite(self._runner.theta.numpy()).all():
             verdict, reason = Verdict.ROLL_BACK, "theta not finite"

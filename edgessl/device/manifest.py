@@ -50,6 +50,17 @@ class Manifest:
     parity: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     latent: LatentSpec | None = None
+    strategy: Component | None = None
+
+    @property
+    def embed_slot(self) -> str:
+        """The slot whose weights the encoder graph takes: theta, or a slower copy that a strategy keeps."""
+        return next(s.name for s in self.graphs["encoder"].inputs if s.name != "x")
+
+    @property
+    def stores(self) -> bool:
+        """Whether a training step takes the embeddings stored with the samples."""
+        return any(s.name == "stored" for s in self.graphs["train"].inputs)
 
     @property
     def cut(self) -> str | None:
@@ -104,6 +115,7 @@ class Manifest:
             "parity": dict(self.parity),
             "provenance": dict(self.provenance),
             **({"latent": self.latent.to_json()} if self.latent else {}),
+            **({"strategy": self.strategy.to_json()} if self.strategy else {}),
         }
         try:
             text = json.dumps(document, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
@@ -144,6 +156,7 @@ class Manifest:
             parity=top.key("parity").object(),
             provenance=top.key("provenance").object(),
             latent=LatentSpec.from_json(top.key("latent")) if "latent" in top.object() else None,
+            strategy=Component.from_json(top.key("strategy")) if "strategy" in top.object() else None,
         )
         manifest._check()
         return manifest
@@ -170,7 +183,9 @@ class Manifest:
             raise BundleError(f"latent.shape: {list(self.latent.shape)} is the shape of a sample too; cut elsewhere")
         samples, x = TensorSpec("x", ("N", *self.input.shape)), TensorSpec("x", ("N", *self.learned.shape))
         embedding = TensorSpec("embedding", ("N", self.embedding_dim))
-        self._check_side("encoder.inputs", self.graphs["encoder"].inputs, (self.slots[0], x))
+        weights = {s.name for s in self.graphs["encoder"].inputs} & {s.name for s in self.slots}
+        shown = weights.pop() if len(weights) == 1 else "theta"
+        self._check_side("encoder.inputs", self.graphs["encoder"].inputs, (TensorSpec(shown, self.slots[0].shape), x))
         self._check_side("encoder.outputs", self.graphs["encoder"].outputs, (embedding,))
         if "encoder_int8" in self.graphs:
             self._check_side("encoder_int8.inputs", self.graphs["encoder_int8"].inputs, (samples,))
@@ -182,6 +197,7 @@ class Manifest:
             self._check_side("backbone.inputs", self.graphs["backbone"].inputs, (samples,))
             self._check_side("backbone.outputs", self.graphs["backbone"].outputs, (latent,))
         self._check_train(self.graphs["train"])
+        self._check_consolidation()
 
     def _check_parameters(self) -> None:
         end, last, names = 0, 0, set()
@@ -215,7 +231,8 @@ class Manifest:
             raise BundleError("graphs.train.inputs: expected noise of shape [batch, width], both numbers")
         batch = TensorSpec("batch", (n, *self.learned.shape))
         hyper = tuple(TensorSpec(f"hyper.{k}", ()) for k in self.hyper)
-        wanted = (*self.slots, batch, TensorSpec("noise", (n, width)), *hyper)
+        stored = (TensorSpec("stored", (n, self.embedding_dim)),) if "stored" in shapes else ()
+        wanted = (*self.slots, batch, TensorSpec("noise", (n, width)), *hyper, *stored)
         self._check_side("train.inputs", graph.inputs, wanted)
         following = tuple(TensorSpec(f"next.{s.name}", s.shape, s.dtype) for s in self.slots)
         extra = tuple(s for s in graph.outputs if s.shape == () and s.dtype == "float32" and s.name not in METRICS)
@@ -223,3 +240,18 @@ class Manifest:
         names = {s.name for s in following}
         extra = tuple(s for s in extra if s.name not in names)
         self._check_side("train.outputs", graph.outputs, (*following, *scalars, *extra))
+
+    def _check_consolidation(self) -> None:
+        importance = TensorSpec("importance", self.slots[0].shape)
+        if "importance" in self.graphs:
+            if "consolidate" not in self.graphs:
+                raise BundleError("graphs: 'importance' is there, 'consolidate' that would use it is missing")
+            x, probe = TensorSpec("x", (1, *self.learned.shape)), TensorSpec("probe", (1, self.embedding_dim))
+            self._check_side("importance.inputs", self.graphs["importance"].inputs, (self.slots[0], x, probe))
+            self._check_side("importance.outputs", self.graphs["importance"].outputs, (importance,))
+        if "consolidate" in self.graphs:
+            hyper = tuple(TensorSpec(f"hyper.{k}", ()) for k in self.hyper)
+            measured = (importance,) if "importance" in self.graphs else ()
+            following = tuple(TensorSpec(f"next.{s.name}", s.shape, s.dtype) for s in self.slots)
+            self._check_side("consolidate.inputs", self.graphs["consolidate"].inputs, (*self.slots, *hyper, *measured))
+            self._check_side("consolidate.outputs", self.graphs["consolidate"].outputs, following)

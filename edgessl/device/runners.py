@@ -49,8 +49,19 @@ class Trainer(Protocol):
         """The current weights; a later step makes a new value and leaves this one be."""
         ...
 
-    def step(self, batch: Float, noise: Float, hyper: Mapping[str, float]) -> dict[str, float]:
+    @property
+    def shown(self) -> Weights:
+        """The current weights to embed with: theta, or what the manifest's `embed_slot` names."""
+        ...
+
+    def step(
+        self, batch: Float, noise: Float, hyper: Mapping[str, float], stored: Float | None = None
+    ) -> dict[str, float]:
         """One training step; returns the scalar metrics."""
+        ...
+
+    def consolidate(self, samples: Float, probes: Float, hyper: Mapping[str, float]) -> None:
+        """What was learned so far becomes the past, remembered samples saying what matters in it."""
         ...
 
     def undo(self) -> None:

@@ -94,11 +94,12 @@ class EncoderRunner:
 
     def __init__(self, bundle: Bundle, profile: SessionProfile | None = None) -> None:
         self._session = _open(bundle, "encoder", profile or SessionProfile())
+        self._slot = bundle.manifest.embed_slot
 
     def embed(self, theta: Float | ort.OrtValue, x: Float) -> Float:
         """Embeddings (N, D) float32 of samples `x` (N, *shape) with flat weights `theta` (P,)."""
         weights = _value(np.ascontiguousarray(theta)) if isinstance(theta, np.ndarray) else theta
-        feeds = {"theta": weights, "x": _value(np.ascontiguousarray(x))}
+        feeds = {self._slot: weights, "x": _value(np.ascontiguousarray(x))}
         value = self._session.run_with_ort_values(["embedding"], feeds)[0]
         out: Float = value.numpy().copy()  # numpy() may be a view that dies with `value`
         return out
@@ -135,7 +136,12 @@ class StepRunner:
 
     def __init__(self, bundle: Bundle, profile: SessionProfile | None = None) -> None:
         self.manifest = bundle.manifest
-        self._session = _open(bundle, "train", profile or SessionProfile())
+        profile = profile or SessionProfile()
+        self._session = _open(bundle, "train", profile)
+        self._importance, self._consolidation = (
+            _open(bundle, key, profile) if key in self.manifest.graphs else None
+            for key in ("importance", "consolidate")
+        )
         self._slots = [s.name for s in self.manifest.slots]
         self._outputs = [s.name for s in self.manifest.graphs["train"].outputs]
         following = {f"next.{name}" for name in self._slots}
@@ -149,25 +155,60 @@ class StepRunner:
         """The current flat weights, without a copy; a later step makes a new value and leaves this one be."""
         return self._values["theta"]
 
-    def step(self, batch: Float, noise: Float, hyper: Mapping[str, float]) -> dict[str, float]:
+    @property
+    def shown(self) -> ort.OrtValue:
+        """The current flat weights to embed with, without a copy."""
+        return self._values[self.manifest.embed_slot]
+
+    def step(
+        self, batch: Float, noise: Float, hyper: Mapping[str, float], stored: Float | None = None
+    ) -> dict[str, float]:
         """One training step on `batch` (N, *shape) and `noise` (N, width); returns the scalar metrics.
 
-        Raises InputError for other shapes or dtypes, or unless `hyper` holds exactly the manifest's names.
+        `stored` (N, D): the embeddings stored with the samples, where the manifest `stores`, else nothing. Raises
+        InputError for other shapes or dtypes, or unless `hyper` holds exactly the manifest's names.
         """
-        for name, array in (("batch", batch), ("noise", noise)):
+        if (stored is None) == self.manifest.stores:
+            raise InputError(f"stored: this step takes {'' if self.manifest.stores else 'no '}stored embeddings")
+        given = {"batch": batch, "noise": noise} | ({} if stored is None else {"stored": stored})
+        for name, array in given.items():
             shape = self.manifest.train_input(name).shape
             if array.shape != shape or array.dtype != np.float32:
                 found = f"{array.dtype}{list(array.shape)}"
                 raise InputError(f"{name}: expected float32{list(shape)}, found {found}")
-        if set(hyper) != set(self.manifest.hyper):
-            raise InputError(f"hyper: expected {sorted(self.manifest.hyper)}, found {sorted(hyper)}")
-        feeds = {**self._values, "batch": _value(np.ascontiguousarray(batch))}
-        feeds["noise"] = _value(np.ascontiguousarray(noise))
-        feeds.update({f"hyper.{k}": _value(np.array(v, np.float32)) for k, v in hyper.items()})
+        feeds = {**self._values, **self._scalars(hyper)}
+        feeds.update({name: _value(np.ascontiguousarray(array)) for name, array in given.items()})
         self._previous = None  # two copies of the state at most, not three
         values = dict(zip(self._outputs, self._session.run_with_ort_values(self._outputs, feeds), strict=True))
         self._previous, self._values = self._values, {s: values[f"next.{s}"] for s in self._slots}
         return {name: float(values[name].numpy()) for name in self._metrics}
+
+    def consolidate(self, samples: Float, probes: Float, hyper: Mapping[str, float]) -> None:
+        """What was learned so far becomes the past; there is nothing to take back then.
+
+        With a graph `importance`: its mean over `samples` (N, *shape), N >= 1, taken one by one with the random signs
+        `probes` (N, D). Without a graph `consolidate`, a slot `anchor` of theta's shape is set to theta.
+        """
+        self._previous = None
+        if self._consolidation is None:
+            if "anchor" in self._values and self._values["anchor"].shape() == self.theta.shape():
+                self._values = {**self._values, "anchor": self.theta}
+            return
+        feeds = {**self._values, **self._scalars(hyper)}
+        if self._importance is not None:
+            total = np.zeros(self.manifest.theta_size, np.float32)
+            for i in range(len(samples)):
+                sample = {"x": _value(samples[i : i + 1]), "probe": _value(probes[i : i + 1]), "theta": self.theta}
+                total += self._importance.run_with_ort_values(["importance"], sample)[0].numpy()
+            feeds["importance"] = _value(total / np.float32(len(samples)))
+        outputs = [f"next.{name}" for name in self._slots]
+        values = self._consolidation.run_with_ort_values(outputs, feeds)
+        self._values = dict(zip(self._slots, values, strict=True))
+
+    def _scalars(self, hyper: Mapping[str, float]) -> dict[str, ort.OrtValue]:
+        if set(hyper) != set(self.manifest.hyper):
+            raise InputError(f"hyper: expected {sorted(self.manifest.hyper)}, found {sorted(hyper)}")
+        return {f"hyper.{k}": _value(np.array(v, np.float32)) for k, v in hyper.items()}
 
     def undo(self) -> None:
         """Take back the last step (once)."""
