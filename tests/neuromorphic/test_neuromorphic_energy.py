@@ -180,21 +180,31 @@ def test_neurobench_the_package_counts_the_same() -> None:
     pytest.importorskip("neurobench", reason="pip install --no-deps neurobench")
     torch, snn = pytest.importorskip("torch"), pytest.importorskip("snntorch")
     from neurobench.metrics.static import ConnectionSparsity, ParameterCount
-    from neurobench.metrics.workload import SynapticOperations
+    from neurobench.metrics.workload import ActivationSparsity, MembraneUpdates, SynapticOperations
     from neurobench.models import SNNTorchModel
 
     rng = np.random.default_rng(0)
     weights = rng.integers(-20, 20, (7, 12)) * 2 * (rng.random((7, 12)) < 0.7)
     spikes = (rng.random((5, 9, 12)) < 0.3).astype(np.int8)
-    network = IntegerNetwork([Input("in", 12)], [LIF("out", 7, vth=60)], [Connection("w", "in", "out", weights)])
-    ours = neurobench(network, Simulator(network, batch=5).run({"in": spikes}))
+    still = np.zeros((5, 1, 12), np.int8)
+    # current without memory, voltage without leak: integers that floats hold exactly
+    out = LIF("out", 7, du=4095, dv=0, vth=60)
+    network = IntegerNetwork([Input("in", 12)], [out], [Connection("w", "in", "out", weights)])
+    # a synapse takes a step here and none there, so the silent step comes last here and first there
+    record = Simulator(network, batch=5).run({"in": np.concatenate([spikes, still], 1)}, v=True)
+    ours = neurobench(network, record)
     linear = torch.nn.Linear(12, 7, bias=False)
     linear.weight.data = torch.from_numpy(weights).float()
-    model = SNNTorchModel(torch.nn.Sequential(linear, snn.Leaky(0.9, init_hidden=True, output=True)))
+    cell = snn.Leaky(
+        1.0, threshold=60.0, init_hidden=True, output=True, reset_mechanism="zero", reset_delay=False
+    )  # fmt: skip
+    model = SNNTorchModel(torch.nn.Sequential(linear, cell))
     model.register_hooks()
-    data = torch.from_numpy(spikes).float(), torch.zeros(5)
+    data = torch.from_numpy(np.concatenate([still, spikes], 1)).float(), torch.zeros(5)
     predictions = model(data[0])
-    theirs = SynapticOperations()(model, predictions, data)
-    assert theirs == ours["SynapticOperations"]
+    assert int(predictions.sum()) == record.counts.spikes["out"].sum() > 0
+    assert SynapticOperations()(model, predictions, data) == ours["SynapticOperations"]
+    assert ActivationSparsity()(model, predictions, data) == pytest.approx(ours["ActivationSparsity"])
+    assert MembraneUpdates()(model, predictions, data) == ours["MembraneUpdates"]
     assert ConnectionSparsity()(model) == pytest.approx(ours["ConnectionSparsity"])
     assert ParameterCount()(model) >= ours["ParameterCount"]

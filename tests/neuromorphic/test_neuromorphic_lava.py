@@ -1,11 +1,18 @@
 """Spike for spike against Lava 0.10.0 in its worker: `make test-lava`."""
 
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
 from neuromorphic.builders import lower_convolution
 from neuromorphic.conformance import run_conformance, verify
-from neuromorphic.lava.client import LavaError, run_lava
+from neuromorphic.lava.client import LavaError, living, run_lava
 from neuromorphic.lava.environment import LavaUnavailableError, find_environment
 from neuromorphic.network import LIF, Connection, Input, IntegerNetwork, quantize_weights
 from neuromorphic.random_networks import FAMILIES, random_inputs, random_network
@@ -35,7 +42,7 @@ def test_nothing_differs(family: str) -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_local_rules_learn_in_lava_what_they_learn_here(rule: str) -> None:
-    network, inputs = rule_network(rule, 0, 240)
+    network, inputs = rule_network(rule, 0, 120)
     for engine, found in verify(network, inputs).items():
         assert found.total_mismatches == 0, (engine, found.where)
         assert found.compared["weights"] > 0
@@ -93,6 +100,35 @@ def test_an_exception_inside_lava_comes_back_and_does_not_hang() -> None:
     with pytest.raises(LavaError) as found:
         run_lava(network, random_inputs(network, 20, 1), timeout_s=60)
     assert "Error" in str(found.value)
+
+
+def test_nothing_of_lava_outlives_the_process_that_asked() -> None:
+    text = (
+        "from neuromorphic.lava.client import run_lava\n"
+        "from neuromorphic.random_networks import random_inputs, random_network\n"
+        "network = random_network('feed-forward', 0)\n"
+        "run_lava(network, random_inputs(network, 200_000, 0))\n"
+    )
+    host = subprocess.Popen([sys.executable, "-c", text])
+    try:
+        workers = _wait_for(lambda: [pid for pid in _children(host.pid) if len(living(pid)) > 2], 60)
+    finally:
+        host.kill()  # it can clean up nothing
+        host.wait()
+    assert workers, "Lava never started"
+    assert _wait_for(lambda: not living(workers[0]), 10), living(workers[0])
+
+
+def _children(parent: int) -> list[int]:
+    path = Path(f"/proc/{parent}/task/{parent}/children")
+    return [int(pid) for pid in path.read_text().split()] if path.exists() else []
+
+
+def _wait_for(ask: Callable[[], Any], seconds: float) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := ask()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return found
 
 
 def test_the_count_is_kept_and_goes_on(tmp_path) -> None:  # type: ignore[no-untyped-def]

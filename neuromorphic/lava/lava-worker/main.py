@@ -10,6 +10,7 @@ import os
 import platform
 import signal
 import sys
+import threading
 import time
 import traceback
 
@@ -54,6 +55,19 @@ def end_group_on_error(folder):
             raise
 
     infrastructure.SystemProcess.run = run
+
+
+def end_group_with_parent():
+    """End this worker and its children when the process that asked for it is gone: Lava's own would stay for ever."""
+    parent = os.getppid()
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        if os.getpgrp() == os.getpid():
+            os.killpg(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def build_rule(rule):
@@ -162,6 +176,7 @@ def main(folder):
         job = json.load(source)
     enable_newer_python()
     end_group_on_error(folder)
+    end_group_with_parent()
     from importlib.metadata import version
 
     from lava.magma.core.run_conditions import RunSteps
