@@ -17,6 +17,7 @@ import numpy as np
 
 from edgessl.errors import ConfigError
 from neuromorphic.network import LIF, ErrorUnit, Graded, IntegerNetwork, TernaryLIF
+from neuromorphic.plastic import plastic_names
 from neuromorphic.simulator import Record
 
 TERMS = {
@@ -118,11 +119,12 @@ def ledger(
         raise ConfigError(f"hops must be 0 or more, found {hops}")
     parts: dict[str, dict[str, int]] = {term: {} for term in ON_CHIP}
     weight_bytes: dict[str, int] = {}
+    learning = plastic_names(network)  # a frozen connection's rule, which changes nothing, would not run
     for c in network.connections:
         done = _total(counts.synaptic_operations[c.name])
         parts["graded_operation" if is_graded(network, c.name) else "synaptic_operation"][c.name] = done
         weight_bytes[c.name] = done * _weight_bytes(c.bits)
-        if c.rule is not None:
+        if c.name in learning:
             parts["weight_update"][c.name] = _total(counts.rule_evaluations[c.name])
             weight_bytes[c.name] += 2 * parts["weight_update"][c.name] * _weight_bytes(c.bits)
     for name in names:

@@ -21,8 +21,10 @@ BENCHES: dict[str, str] = {
     "pretrain": "edgessl.bench.pretrain:run",
     "device": "edgessl.bench.device:run",
     "faults": "edgessl.bench.faults:run",
+    "drift": "edgessl.bench.drift:run",
     "spiking": "edgessl.bench.spiking:run",
     "spiking_continual": "edgessl.bench.spiking_continual:run",
+    "spiking_energy": "edgessl.bench.spiking_energy:run",
 }
 
 

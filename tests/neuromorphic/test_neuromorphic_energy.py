@@ -11,6 +11,7 @@ from edgessl.errors import ConfigError
 from neuromorphic.energy import Ledger, dense_twin, is_graded, ledger, memory_bytes, neurobench
 from neuromorphic.local import delta_rule
 from neuromorphic.network import LIF, Connection, ErrorUnit, Graded, Input, IntegerNetwork
+from neuromorphic.plastic import frozen
 from neuromorphic.prices import TABLES, price, sensitivity, table
 from neuromorphic.simulator import Record, Simulator
 
@@ -76,6 +77,10 @@ def test_learning_and_graded_spikes_are_counted_apart() -> None:
     assert found.counts["graded_operation"] == int((record.spikes["error"] != 0).sum()) == 4
     operations = neurobench(network, record)["SynapticOperations"]
     assert operations == {"Effective_MACs": 4.0, "Effective_ACs": 15.0, "Dense": 20.0}
+    still = frozen(network, record.weights)
+    at_rest = ledger(still, Simulator(still).run({"in": spikes, "aim": spikes[:, :, :1]}))
+    assert "weight_update" not in at_rest.counts  # what no longer learns costs no learning
+    assert at_rest.parts["synaptic_operation"] == {"predict": 10, "target": 5}
 
 
 def test_loihi_1_prices_are_the_papers() -> None:
