@@ -254,8 +254,9 @@ class TrainStep:
         network = self.parts.network(self.layout, theta, autocast=autocast, chunk=chunk)
         loss = self.objective.loss(network, slots, batch, hyper, gather)
         rows = Rows(network, batch, loss, stored)
-        term = self.strategy.term(network.at(theta), slots, rows, hyper, gather) if self.strategy else None
-        return loss, term, network.statistics
+        student = network.at(theta)  # its statistics count for the strategy's heads only
+        term = self.strategy.term(student, slots, rows, hyper, gather) if self.strategy else None
+        return loss, term, {**student.statistics, **network.statistics}
 
     def _make_views(self, samples: Tensor, noise: Tensor, chunk: int | None) -> tuple[Tensor, ...]:
         if chunk is None:

@@ -91,12 +91,16 @@ class Parts(nn.Module):
         activations recomputed in the backward pass.
         """
         modal = any(isinstance(module, BatchNorm) for module in self.modules())
+        running = {entry.name for entry in layout.entries if entry.kind == "statistic"}
 
         def apply(theta: Tensor, part: str, *arguments: Any, evaluating: bool = False) -> tuple[Tensor, Slots]:
             def run(*arguments: Any) -> Tensor:
                 precision = torch.autocast(theta.device.type, autocast) if autocast is not None else nullcontext()
                 with precision, evaluation_mode(self) if evaluating and modal else nullcontext():
-                    out: Tensor = functional_call(self, layout.unflatten(theta), (part, *arguments))
+                    tensors = layout.unflatten(theta)
+                    if evaluating:  # then batch norms read their statistics, through which no gradient goes
+                        tensors |= {name: tensors[name].detach() for name in running}
+                    out: Tensor = functional_call(self, tensors, (part, *arguments))
                 return out.float() if out.dtype in (torch.bfloat16, torch.float16) else out
 
             if chunk is not None and part.split(".")[0] == "encoder" and len(arguments[0]) > chunk:
