@@ -131,8 +131,8 @@ def follow(given: Problem, system: str, seed: int, gain: float) -> Row:
             positions.append(stream.position)
     row: Row = {"prototypes_used": len(read_out)}
     for name, matrix in (
-        ("aware", _matrix(found, "aware")),
-        ("pooled", _matrix(found, "pooled")),
+        ("aware", _matrix(found, "knn_aware")),
+        ("pooled", _matrix(found, "knn")),
         ("prototypes", np.array(own)),
     ):
         figures = summarize(matrix, positions).to_json()
@@ -155,7 +155,7 @@ def _own_accuracy(read_out: Any, features: Array, given: Problem) -> Array:
 
 
 def _matrix(found: Sequence[Verdict], name: str) -> Array:
-    return np.array([getattr(verdict, name) for verdict in found])
+    return np.array([verdict[name] for verdict in found])
 
 
 def summary(rows: Sequence[Row]) -> list[Row]:

@@ -33,8 +33,8 @@ class Life:
     counts: dict[str, int] = field(default_factory=dict)
 
     def matrix(self, kind: str) -> Array:
-        """The accuracy matrix (T + 1, T), `kind` "aware" or "pooled"."""
-        return np.stack([getattr(verdict, kind) for verdict in self.verdicts])
+        """The accuracy matrix (T + 1, T) of one of `edgessl.continual.judge.KINDS`."""
+        return np.stack([verdict[kind] for verdict in self.verdicts])
 
     def summary(self, kind: str) -> Summary:
         """The figures of `matrix(kind)`."""
@@ -89,7 +89,7 @@ def live_jointly(model: Model, samples: Array, stream: Stream, budget: Budget, j
 
 def standstill(embed: Any, stream: Stream, judge: Judge) -> Life:
     """The reference of a network that never learns: one verdict, the same after every context."""
-    verdict = judge.verdict(embed, linear=True)
+    verdict = judge.verdict(embed)
     ends = sorted(int(end) for end in stream.order.ends() if end > 0)
     return Life([verdict] * (len(ends) + 1), [0, *ends])
 
@@ -102,4 +102,4 @@ def _judge(life: Life, ends: list[int], stream: Stream, judge: Judge, embed: Any
     """One verdict for every context whose last sample came with this chunk."""
     while ends and ends[0] <= stream.position:
         life.positions.append(ends.pop(0))
-        life.verdicts.append(judge.verdict(embed, linear=not ends))
+        life.verdicts.append(judge.verdict(embed))

@@ -20,6 +20,7 @@ from torch.func import functional_call
 
 from edgessl.checkpoint import Checkpoint
 from edgessl.continual.consolidation import consolidated
+from edgessl.continual.gradient_ratio import gradient_ratio
 from edgessl.device import Component, GraphSpec, Manifest, SessionProfile, TensorSpec
 from edgessl.device.bundle import check_state
 from edgessl.device.runners import Backbone, Weights
@@ -42,6 +43,8 @@ class TorchModel:
         hyper: overrides of the step's hyperparameters.
         latent: what `step`, the step of a tail, is given; None where it trains everything.
         backbone: makes latents of samples, say onnxruntime's int8 backbone; goes with `latent`.
+        ratio_every: steps between two looks at `gradient_ratio`, which go to `ratios`; 0 for none. Each takes
+            the time of two steps.
 
     Raises:
         ConfigError: unknown hyperparameter, or one of `latent` and `backbone` without the other.
@@ -58,6 +61,7 @@ class TorchModel:
         hyper: Mapping[str, float] | None = None,
         latent: LatentSpec | None = None,
         backbone: Backbone | None = None,
+        ratio_every: int = 0,
     ) -> None:
         if (latent is None) != (backbone is None):
             raise ConfigError("a model with a cut needs both the latents' description and the backbone")
@@ -66,6 +70,7 @@ class TorchModel:
         if unknown := sorted(set(values) - set(step.hyper)):
             raise ConfigError(f"hyper: unknown {unknown[0]!r}; this step has {', '.join(step.hyper)}")
         self.step, self._backbone = step, backbone
+        self.ratio_every, self.ratios = ratio_every, list[float]()
         self._state = {name: state[name].numpy() for name in step.slot_names}
         slots = tuple(TensorSpec(name, array.shape, str(array.dtype)) for name, array in self._state.items())
         batch = TensorSpec("batch", (batch_size, *learned.shape))
@@ -137,7 +142,8 @@ class TorchStepRunner:
 
     def __init__(self, model: TorchModel) -> None:
         self.manifest = model.manifest
-        self._step = model.step
+        self._model, self._step = model, model.step
+        self._taken = 0
         self._previous: State | None = None
         self._values: State = {}
         self.load(model.state())
@@ -159,7 +165,11 @@ class TorchStepRunner:
         (N, D); returns the scalar metrics."""
         samples, random = (torch.from_numpy(np.ascontiguousarray(a)) for a in (batch, noise))
         past = None if stored is None else torch.from_numpy(np.ascontiguousarray(stored))
-        following, metrics = self._step(self._values, samples, random, hyper_tensors(hyper), past)
+        values = hyper_tensors(hyper)
+        if self._model.ratio_every and self._step.strategy and self._taken % self._model.ratio_every == 0:
+            self._model.ratios.append(gradient_ratio(self._step, self._values, samples, random, values, past))
+        self._taken += 1
+        following, metrics = self._step(self._values, samples, random, values, past)
         self._previous, self._values = self._values, {name: t.detach() for name, t in following.items()}
         return {name: float(value) for name, value in metrics.items()}
 

@@ -1,0 +1,281 @@
+"""Results of the continual bench as tables for the terminal and as the page docs/continual.md.
+
+python -m edgessl.bench.continual_page examples/results/continual-*.json > docs/continual.md
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from edgessl.bench.continual_contenders import CHOSEN, CONTENDERS, REFERENCES, VALIDATION
+from edgessl.continual.judge import KINDS
+from edgessl.continual.metrics import mean_and_std, recovered
+
+Json = Mapping[str, Any]
+
+GAP = 0.01  # between fine-tuning and joint training; below it there is nothing to recover, only noise
+TARGET = 0.6  # share of the gap
+# figure of a row -> heading, factor, decimals
+FIGURES = {
+    "final_accuracy": ("final", 100, 1),
+    "average_accuracy": ("average", 100, 1),
+    "forgetting": ("forgetting", 100, 1),
+    "backward_transfer": ("backward", 100, 1),
+    "forward_transfer": ("forward", 100, 1),
+    "plasticity": ("plasticity", 100, 1),
+    "linear_aware.final_accuracy": ("final, aware", 100, 1),
+    "linear_aware.backward_transfer": ("backward, aware", 100, 1),
+    "knn.final_accuracy": ("final, kNN", 100, 1),
+    "knn.backward_transfer": ("backward, kNN", 100, 1),
+}
+TERMINAL = (
+    *("final_accuracy", "average_accuracy", "forgetting", "backward_transfer"),
+    *("linear_aware.final_accuracy", "knn.final_accuracy"),
+)
+
+INTRODUCTION = """# Learning on without forgetting: what the strategies keep
+
+Every row is a device's life: an encoder pretrained for a few epochs, without labels, on part of the first context, then
+one pass over a stream that never says where a context ends. The device observes a chunk of samples, takes a few
+training steps on what it remembers, and goes on. Labels belong to the judge alone. Consolidation comes from the drift
+monitor.
+
+**How to read the tables.** Figures are percent, mean ± sample standard deviation over the seeds, after the last sample
+of the stream (never the best along the way). *final* is the accuracy of a linear probe (ridge regression on
+standardised embeddings), averaged over all contexts, fitted to labelled samples of **all** contexts (pooled); *aware*
+(of the task) means that it is fitted to the tested context's own samples; *kNN* is the vote of 20 nearest neighbours,
+pooled. *average* is the mean, after each context, over the contexts seen so far. *forgetting* is what was lost of the
+best accuracy since a context was seen, *backward* and *forward* are the transfers of Lopez-Paz and Ranzato with the
+pretrained encoder as the start, *plasticity* is what a context's own coming added. Forgetting never stands without
+accuracy: a frozen encoder forgets nothing.
+
+*random* has initial weights, *frozen* never learns after the factory, *finetune* learns from the latest samples alone
+(a quarter of the memory), *joint* takes as many steps on batches from the whole stream at once, which no device could.
+*gap* is the share of the way from *finetune* to *joint* that a strategy goes, by the means of *final*; where joint is
+less than {gap:.0f} point better than fine-tuning, nothing was lost that could be kept, and the column says so by a
+dash. *ratio* is the median norm of the strategy's gradient over the objective's. All have the memory of {memory}
+float32 samples, latent replay a quarter of it; what a policy or strategy keeps beside samples is taken from that.
+
+{chosen} Streams, budgets and learning rates were fixed on seed 100, by the references alone, before any strategy ran.
+
+`edgessl continual bench --streams NAME --out examples/results` measures one stream again, `make continual` all of them.
+"""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One contender on one stream: figures over seeds, and the share of the gap that its mean closes (NaN: no gap)."""
+
+    strategy: str
+    figures: dict[str, dict[str, Any]]
+    share: float
+
+
+def lines(result: Json, objective: str, backend: str = "torch") -> list[Line]:
+    """The contenders of one stream and objective, references first, then by final accuracy."""
+    rows = [r for r in result["rows"] if (r["objective"], r["backend"]) == (objective, backend)]
+    found = {}
+    for name in dict.fromkeys(row["strategy"] for row in rows):
+        own = [_flat(row) for row in rows if row["strategy"] == name]
+        found[name] = {key: mean_and_std([row[key] for row in own]) for key in own[0]}
+    means = {name: figures["final_accuracy"]["mean"] for name, figures in found.items()}
+    gap = means.get("joint", 0.0) - means.get("finetune", 0.0)
+
+    def share(name: str) -> float:
+        return recovered(means["finetune"], means["joint"], means[name]) if gap >= GAP else float("nan")
+
+    ordered = sorted(means, key=lambda n: (REFERENCES.index(n) if n in REFERENCES else 99, -means[n]))
+    return [Line(name, found[name], share(name)) for name in ordered]
+
+
+def objectives_of(result: Json) -> list[str]:
+    """The objectives measured on a stream, in the file's order."""
+    return list(dict.fromkeys(row["objective"] for row in result["rows"]))
+
+
+def best(found: Sequence[Line]) -> Line | None:
+    """The contender of the highest final accuracy, references aside."""
+    able = [line for line in found if line.strategy not in REFERENCES]
+    return max(able, key=lambda line: line.figures["final_accuracy"]["mean"], default=None)
+
+
+def continual_table(result: Json, objective: str) -> Table:
+    """A rich table of one stream and objective."""
+    seeds = len({row["seed"] for row in result["rows"]})
+    table = Table(
+        title=f"{result['stream']}, {objective}",
+        caption=Text(f"percent, {seeds} seeds; {result['settings']['title']}"),
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("strategy")
+    for heading in (*(FIGURES[key][0] for key in TERMINAL), "gap"):
+        table.add_column(heading, justify="right")
+    for line in lines(result, objective):
+        table.add_row(line.strategy, *(_cell(line.figures, key) for key in TERMINAL), _percent(line.share))
+    return table
+
+
+def section(result: Json) -> str:
+    """One stream in Markdown, a table per objective."""
+    settings = result["settings"]
+    parts = [f"### {result['stream']}: {settings['title']}"]
+    for objective in objectives_of(result):
+        headings = [objective, *(FIGURES[key][0] for key in FIGURES), "gap", "ratio", "memory, kB", "s"]
+        body = [_row(headings), "|---|" + "---:|" * (len(headings) - 1)]
+        for line in lines(result, objective):
+            extra = [f"{line.figures['gradient_ratio']['mean']:.2f}" if line.strategy in _WITH_TERM else ""]
+            extra += [f"{line.figures[key]['mean'] / by:.0f}" for key, by in (("memory_bytes", 1e3), ("seconds", 1))]
+            body.append(_row([line.strategy, *(_cell(line.figures, k) for k in FIGURES), _percent(line.share), *extra]))
+        parts.append("\n".join(body))
+    parts.append(_caption(result))
+    return "\n\n".join(parts)
+
+
+def overview(results: Sequence[Json]) -> str:
+    """One row per stream and objective: the references, the best strategy and its share of the gap."""
+    headings = ["stream", "objective", "random", "frozen", "finetune", "joint", "best strategy", "final", "gap"]
+    body = [_row(headings), "|---|---|" + "---:|" * 4 + "---|---:|---:|"]
+    for result in results:
+        for objective in objectives_of(result):
+            found = lines(result, objective)
+            known = {line.strategy: line for line in found}
+            top = best(found)
+            references = [_cell(known[r].figures, "final_accuracy") if r in known else "" for r in REFERENCES]
+            tail = [top.strategy, _cell(top.figures, "final_accuracy"), _percent(top.share)] if top else ["", "", ""]
+            body.append(_row([result["stream"], objective, *references, *tail]))
+    return "\n".join(body)
+
+
+def ranking(results: Sequence[Json], objective: str) -> str:
+    """Share of the gap by strategy and stream, for streams that have a gap; the best mean first."""
+    gapped = [r for r in results if objective in objectives_of(r)]
+    table = {r["stream"]: {line.strategy: line.share for line in lines(r, objective)} for r in gapped}
+    table = {stream: shares for stream, shares in table.items() if shares.get("joint") == 1.0}
+    names = [n for n in CONTENDERS if n not in ("random", "joint") and any(n in s for s in table.values())]
+
+    def mean(name: str) -> float:
+        values = [shares[name] for shares in table.values() if name in shares]
+        return sum(values) / len(values)
+
+    headings = ["strategy", *table, "mean", "streams"]
+    body = [_row(headings), "|---|" + "---:|" * (len(headings) - 1)]
+    for name in sorted(names, key=lambda n: (-sum(n in s for s in table.values()), -mean(n))):
+        cells = [_percent(shares[name]) if name in shares else "" for shares in table.values()]
+        body.append(_row([name, *cells, _percent(mean(name)), str(sum(name in s for s in table.values()))]))
+    return "\n".join(body)
+
+
+def verdict(results: Sequence[Json]) -> str:
+    """What the figures say, in sentences made of them."""
+    said = []
+    for objective in dict.fromkeys(o for r in results for o in objectives_of(r)):
+        found = {r["stream"]: lines(r, objective) for r in results if objective in objectives_of(r)}
+        shares = {stream: {line.strategy: line.share for line in own} for stream, own in found.items()}
+        gapped = {stream: own for stream, own in shares.items() if own.get("joint") == 1.0}
+        tops = {stream: best(found[stream]) for stream in gapped}
+        good = [
+            f"{name} ({top.strategy}, {_percent(top.share)})"
+            for name, top in tops.items()
+            if top and top.share >= TARGET
+        ]
+        flat = [stream for stream in shares if stream not in gapped]
+        said.append(
+            f"- **{objective}**: on {len(gapped)} of {len(shares)} streams joint training is at least {100 * GAP:.0f} "
+            f"point better than fine-tuning. On {len(good)} of them the best strategy closes {100 * TARGET:.0f} % of "
+            f"that gap or more: {', '.join(good) or 'none'}."
+            + (f" No gap to close on {', '.join(flat)}." if flat else "")
+        )
+        means = {
+            name: sum(own[name] for own in gapped.values() if name in own) / count
+            for name in CONTENDERS
+            if name not in REFERENCES and (count := sum(name in own for own in gapped.values())) >= 2
+        }
+        ranked = sorted(means, key=lambda name: -means[name])
+        useful = [f"{name} {_percent(means[name])}" for name in ranked if means[name] >= 0.5]
+        useless = [f"{name} {_percent(means[name])}" for name in ranked if means[name] <= 0]
+        said.append(f"- Mean share of the gap, at least half ({objective}): {', '.join(useful) or 'none'}.")
+        said.append(f"- No better than fine-tuning on average ({objective}): {', '.join(useless) or 'none'}.")
+        said += [text for stream, own in found.items() if (text := _latent(stream, objective, own))]
+    return "\n".join(said)
+
+
+def _latent(stream: str, objective: str, found: Sequence[Line]) -> str:
+    known = {line.strategy: line.figures for line in found}
+    if not {"latent-replay", "replay-reservoir"} <= set(known):
+        return ""
+    raw, latent = known["replay-reservoir"], known["latent-replay"]
+    points = 100 * (latent["final_accuracy"]["mean"] - raw["final_accuracy"]["mean"])
+    share = latent["memory_bytes"]["mean"] / raw["memory_bytes"]["mean"]
+    return (
+        f"- Latent replay, {stream}, {objective}: {points:+.1f} points against raw replay in {share:.2f} of its memory."
+    )
+
+
+def page(results: Sequence[Json]) -> str:
+    """The whole page in Markdown."""
+    weights = ", ".join(f"{key} {value:g}" for values in CHOSEN.values() for key, value in values.items())
+    chosen = f"Weights, chosen on {VALIDATION}: {weights}; all others" if weights else "All weights"
+    introduction = INTRODUCTION.format(
+        gap=100 * GAP, memory=results[0]["settings"]["memory"], chosen=f"{chosen} of strategies are their defaults."
+    )
+    parts = [introduction.rstrip(), "## What to use", verdict(results), "## All streams", overview(results)]
+    for objective in dict.fromkeys(o for r in results for o in objectives_of(r)):
+        parts += [f"## Share of the gap, {objective}", ranking(results, objective)]
+    parts += ["## Every stream", *map(section, results)]
+    return "\n\n".join(parts) + "\n"
+
+
+_WITH_TERM = frozenset(name for name, found in CONTENDERS.items() if found.strategy is not None)
+
+
+def _flat(row: Json) -> dict[str, float]:
+    figures = {k: float(v) for k, v in row.items() if isinstance(v, int | float) and k != "seed"}
+    for kind in KINDS:
+        figures |= {f"{kind}.{name}": value for name, value in row.get(kind, {}).items()}
+    return figures
+
+
+def _cell(figures: Mapping[str, Json], key: str) -> str:
+    _, factor, decimals = FIGURES[key]
+    mean, std = factor * figures[key]["mean"], factor * figures[key]["std"]
+    return f"{mean:.{decimals}f} ± {std:.{decimals}f}"
+
+
+def _percent(share: float) -> str:
+    return "–" if share != share else f"{100 * share:.0f} %"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _caption(result: Json) -> str:
+    s, m = result["settings"], result["machine"]
+    learning = [row for row in result["rows"] if row["steps"]]
+    fired = [len(row["drifts"]) for row in learning if row["strategy"] != "joint"]
+    failures = "; ".join(f"{f['strategy']}, seed {f['seed']}: {f['error']}" for f in result["failures"])
+    parts = [
+        f"{s['encoder']}; {s['factory']} factory samples, {s['factory_epochs']} epochs;",
+        f"at most {s['per_context']} samples of each context in the stream,",
+        f"{s['steps']} steps of {s['batch_size']} after every {s['chunk']} samples,",
+        f"{max((row['steps'] for row in learning), default=0)} in all; AdamW, learning rate {s['lr']:g};",
+        f"bank of {s['bank']} and test of {s['test']} samples per context at most;",
+        f"seeds {', '.join(map(str, sorted({row['seed'] for row in result['rows']})))}.",
+        f"The drift monitor fired {sum(fired) / max(1, len(fired)):.1f} times a stream.",
+        f"Seconds are CPU time on one core of {m['cpu']}, judging included.",
+        *([f"Failed: {failures}."] if failures else []),
+    ]
+    return " ".join(parts)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page([json.loads(Path(path).read_text()) for path in sys.argv[1:]]))
