@@ -37,6 +37,7 @@ DEFAULT_ENCODERS = {
     "signal": "cnn1d",
     "tokens": "token_transformer",
     "pair": "pair",
+    "features": "mlp",
 }
 SMALL_BATCH = 32  # samples below which batch statistics are mostly noise (Wu and He 2018, figure 1)
 

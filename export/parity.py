@@ -37,10 +37,10 @@ def random_fields(spec: InputSpec, n: int, seed: int) -> Array:
     """Random samples `(n, *spec.shape)` float32 with structure: coarse Gaussian fields, stretched, plus white noise.
 
     White noise alone makes every sample look the same to an encoder, and a batch objective then amplifies rounding.
-    A pair is one line of values; token ids are the field's ranks in the vocabulary.
+    Pairs and features are one line of values; token ids are the field's ranks in the vocabulary.
     """
     rng = np.random.default_rng([seed, 41])
-    channels, *axes = (1, *spec.shape) if spec.kind == "pair" else spec.shape
+    channels, *axes = (1, *spec.shape) if len(spec.shape) == 1 else spec.shape
     coarse = rng.standard_normal((n, channels, *[max(2, a // 8) for a in axes]))
     for axis, size in enumerate(axes, start=2):
         at = np.linspace(0, coarse.shape[axis] - 1, size)

@@ -75,7 +75,7 @@ def array_source(
     kind: by default from the number of axes: 4 "image"; 3 "image" if uint8, otherwise "signal"; 2 "signal".
     layout: "channels_first" (NCHW, NCT), "channels_last" (NHWC, NTC) or "no_channels" (NHW, NT). By default
         an image's channel axis is the only end of the sample's shape with 1 to 4 entries, a signal's the one
-        at least 4 times shorter than the other; DataError where that does not decide.
+        at least 4 times shorter than the other; DataError where that does not decide. "features" have none.
     full_scale: stored values are divided by it; by default 255 for uint8 images and 1 otherwise.
     """
     if x.dtype.kind not in "biuf" or x.ndim < 2 or x.size == 0:
@@ -182,7 +182,9 @@ def read_npz(
 
 
 def _layout(sample: tuple[int, ...], kind: Kind, layout: Layout | None, name: str) -> Layout:
-    axes = 2 if kind == "signal" else 3
+    if kind == "features" and len(sample) == 1 and layout is None:
+        return "channels_first"
+    axes = {"features": 1, "signal": 2}.get(kind, 3)
     if layout is None:
         if len(sample) == axes - 1:
             return "no_channels"

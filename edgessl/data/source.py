@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgessl.errors import DataError, InputError
 
-Kind = Literal["image", "signal", "spectrogram", "tokens", "pair"]
+Kind = Literal["image", "signal", "spectrogram", "tokens", "pair", "features"]
 
 # Values held in float64 at once while statistics stream: 16 MB.
 _STATISTICS_VALUES = 1 << 21
@@ -23,7 +23,8 @@ class Source(Protocol):
     """N samples of one shape.
 
     kind: "image" (C,H,W) in [0,1], "signal" (C,T) in physical units, "spectrogram" (C,F,T), "tokens" (1,L): ids,
-        see tokens.TokenSource; "pair" (n,): two samples flattened, see pairs.PairedSource.
+        see tokens.TokenSource; "pair" (n,): two samples flattened, see pairs.PairedSource;
+        "features" (n,): numbers that describe something, each a channel of its own.
     shape: shape of one sample, channels first.  units: of the values, in words.
     labels: int64 (N,) or None, -1 where unknown; for evaluation only, pretraining never reads them.
     timestamps: float64 (N,) or None, seconds; where a sample starts on its own recording's clock.

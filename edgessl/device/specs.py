@@ -16,7 +16,15 @@ MAX_PARAMETERS = 1 << 14
 MAX_BYTES = 1 << 30  # per member
 DTYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
 KINDS = ("weight", "vector", "statistic", "fixed")  # the order of a flat theta
-_RANKS = {"image": (3,), "signal": (2,), "spectrogram": (3,), "tokens": (2,), "pair": (1,), "latent": (1, 2, 3)}
+_RANKS = {
+    "image": (3,),
+    "signal": (2,),
+    "spectrogram": (3,),
+    "tokens": (2,),
+    "pair": (1,),
+    "features": (1,),
+    "latent": (1, 2, 3),
+}
 
 
 def read_shape(node: Node, symbolic: bool = False) -> tuple[int | str, ...]:
@@ -38,11 +46,11 @@ class InputSpec:
     """What one sample is. dtype is always float32.
 
     `shape`: image (C,H,W), signal (C,T), spectrogram (C,F,T), tokens (1,L), pair (n,): the values of two samples
-    after each other. `mean` and `std`, one per channel (of a pair: per value) in `units`, are applied inside the
-    encoder graph; tokens have mean 0, std 1. `vocabulary`: tokens are ids, whole numbers from 0 to below it; 0 for
-    every other kind. A latent is what a backbone makes of a sample, (D,), (C,T), (L,D) or (C,H,W); its mean and std,
-    along the first axis, say what was measured, and nothing applies them. Raises ConfigError when they do not fit
-    together.
+    after each other, features (n,). `mean` and `std`, one per channel (of a pair and of features: per value) in
+    `units`, are applied inside the encoder graph; tokens have mean 0, std 1. `vocabulary`: tokens are ids, whole
+    numbers from 0 to below it; 0 for every other kind. A latent is what a backbone makes of a sample, (D,), (C,T),
+    (L,D) or (C,H,W); its mean and std, along the first axis, say what was measured, and nothing applies them. Raises
+    ConfigError when they do not fit together.
     """
 
     kind: str

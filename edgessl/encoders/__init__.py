@@ -19,6 +19,7 @@ from torch import nn
 from edgessl.encoders.base import Encoder, InputNormalization, Stages
 from edgessl.encoders.cnn1d import cnn1d
 from edgessl.encoders.ds_cnn import ds_cnn_l, ds_cnn_m, ds_cnn_s
+from edgessl.encoders.mlp import mlp
 from edgessl.encoders.norm import BatchNorm, collect_batch_statistics, fold_batch_norm, make_norm
 from edgessl.encoders.pair import pair
 from edgessl.encoders.resnet import resnet8, resnet18
@@ -46,11 +47,13 @@ AXES = {
     "signal": ("C", "T"),
     "tokens": ("1", "L"),
     "pair": ("n",),
+    "features": ("n",),
 }
 MAPS = ("image", "spectrogram")
 SIGNALS = ("signal",)
 TOKENS = ("tokens",)
 PAIRS = ("pair",)
+FEATURES = ("features",)
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ ENCODERS: dict[str, EncoderEntry] = {
     "signal_transformer": EncoderEntry(signal_transformer, SIGNALS, "transformer of 3 blocks on patches of time"),
     "token_transformer": EncoderEntry(token_transformer, TOKENS, "transformer of 3 blocks on token ids"),
     "word_vectors": EncoderEntry(word_vectors, TOKENS, "one vector per token id, averaged over the window"),
+    "mlp": EncoderEntry(mlp, FEATURES, "two residual layers on a vector of features, 67 thousand parameters"),
     "pair": EncoderEntry(pair, PAIRS, "two encoders side by side, for pairs of samples"),
 }
 
@@ -107,7 +111,7 @@ def build_encoder(
 
     Args:
         name: one of `encoder_names()`.
-        input_shape: shape of one sample: (C, H, W), (C, F, T), (C, T), token ids (1, L) or a pair (n,).
+        input_shape: shape of one sample: (C, H, W), (C, F, T), (C, T), token ids (1, L), a pair or features (n,).
         mean: per channel, in the input's units; None for 0.
         std: per channel, in the input's units; None for 1.
         seed: of the initial weights; torch's global generators stay as they were.

@@ -65,7 +65,7 @@ class Objective(ABC):
     name: ClassVar[str]
     family: ClassVar[str]
     hyper: ClassVar[dict[str, float]]
-    kinds: ClassVar[tuple[str, ...]] = ("image", "spectrogram", "signal", "latent")  # whatever has views
+    kinds: ClassVar[tuple[str, ...]] = ("image", "spectrogram", "signal", "features", "latent")  # whatever has views
     min_batch: ClassVar[int] = 2
     onnx: ClassVar[str] = ""
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from edgessl.errors import ConfigError, InputError
 from edgessl.views.colors import ColorJitter, Grayscale
+from edgessl.views.features import FeatureMask, FeatureNoise, FeatureOffset
 from edgessl.views.images import Erase, GaussianBlur, HorizontalFlip, ResizedCrop, Rotation, Translate
 from edgessl.views.latents import LAYOUTS, LatentGain, LatentMask, LatentNoise, TimeCrop
 from edgessl.views.signals import ChannelDrop, FrameRotation, Jitter, Scaling, TimeMask, TimeShift
@@ -29,6 +30,9 @@ TRANSFORMS: dict[str, type[Any]] = {
     "channel_drop": ChannelDrop,
     "color_jitter": ColorJitter,
     "erase": Erase,
+    "feature_mask": FeatureMask,
+    "feature_noise": FeatureNoise,
+    "feature_offset": FeatureOffset,
     "frame_rotation": FrameRotation,
     "frequency_mask": FrequencyMask,
     "gain": Gain,
@@ -195,6 +199,10 @@ def _latent_views(shape: Shape) -> list[Transform]:
     return [*place[len(shape)], LatentGain(), LatentMask()]
 
 
+def _feature_views(shape: Shape) -> list[Transform]:
+    return [FeatureOffset(), FeatureNoise(), FeatureMask()]
+
+
 def _no_views(shape: Shape) -> list[Transform]:
     return []
 
@@ -205,6 +213,7 @@ _DEFAULTS = {
     "spectrogram": ("CFT", _spectrogram_views),
     "tokens": ("1L", _no_views),
     "pair": ("n", _no_views),
+    "features": ("n", _feature_views),
 }
 
 
@@ -215,9 +224,10 @@ def default_views(kind: str, shape: Shape) -> Pipeline:
     turn in place of the mirror image. Signals: shift, scaling, noise and a time mask, and above three
     channels a channel lost; C a multiple of 3 is taken for three-axis sensors and adds `frame_rotation`,
     which is wrong for, say, twelve ECG leads: write their pipeline out. Spectrograms (log magnitudes): a crop
-    as in BYOL-A (Niizumi et al. 2021), volume, and SpecAugment's masks. All untuned. Tokens and pairs have none:
-    their objectives mask, predict, or compare the two sides. Latents (vectors and maps with their channels first): a
-    place in the map, gains and silent channels; for latents of a transformer take `latents.token_views`.
+    as in BYOL-A (Niizumi et al. 2021), volume, and SpecAugment's masks. All untuned. Features: an offset, noise and
+    values that are missing. Tokens and pairs have none: their objectives mask, predict, or compare the two sides.
+    Latents (vectors and maps with their channels first): a place in the map, gains and silent channels; for
+    latents of a transformer take `latents.token_views`.
 
     Raises:
         ConfigError: unknown kind.

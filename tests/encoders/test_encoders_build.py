@@ -23,6 +23,7 @@ COUNTS = {
     ("signal_transformer", (6, 128)): 340_320,
     ("token_transformer", (1, 64)): 365_664,
     ("word_vectors", (1, 64)): 24_672,
+    ("mlp", (128,)): 4 * (128 * 128 + 128) + 3 * 2 * 128,
     ("pair", (6 * 128 + 128,)): 73_600 + 72_480,
 }
 DIMS = {
@@ -36,6 +37,7 @@ DIMS = {
     "signal_transformer": 96,
     "token_transformer": 96,
     "word_vectors": 96,
+    "mlp": 128,
     "pair": 256,
 }
 OPTIONS: dict[str, dict[str, Any]] = {"pair": {"first_shape": [6, 128], "second_shape": [1, 128]}}
@@ -45,7 +47,7 @@ SIGNALS = [(6, 128), (1, 1024)]
 
 
 def shapes(name: str) -> list[tuple[int, ...]]:
-    of_kind = {"signal": SIGNALS, "tokens": [(1, 16), (1, 64)], "pair": [(6 * 128 + 128,)]}
+    of_kind = {"signal": SIGNALS, "tokens": [(1, 16), (1, 64)], "pair": [(6 * 128 + 128,)], "features": [(5,), (128,)]}
     return list(of_kind.get(ENCODERS[name].kinds[0], IMAGES))
 
 

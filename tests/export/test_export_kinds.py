@@ -1,4 +1,4 @@
-"""Tokens and pairs all the way: pretrained, exported, learning on in the device's learner."""
+"""Tokens, pairs and features all the way: pretrained, exported, learning on in the device's learner."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ def source(kind: str) -> Source:
     rng = np.random.default_rng(0)
     if kind == "tokens":
         return token_windows(rng.integers(0, 11, 1000), window=12, vocabulary=11)
+    if kind == "features":
+        return array_source(rng.normal(5, 2, (80, 12)).astype(np.float32), kind="features")
     sides = [
         array_source(rng.normal(5, 2, (80, *shape)).astype(np.float32), kind="signal", layout="channels_first")
         for shape in ((2, 16), (1, 24))
@@ -36,9 +38,13 @@ def source(kind: str) -> Source:
     return PairedSource(*sides)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "objective", "options"), [("tokens", "causal", {**SMALL, "causal": True}), ("pair", "clip", TOWERS)]
+    ("kind", "objective", "options"),
+    [
+        pytest.param("tokens", "causal", {**SMALL, "causal": True}, marks=pytest.mark.slow),
+        pytest.param("pair", "clip", TOWERS, marks=pytest.mark.slow),
+        ("features", "vicreg", {"width": 16}),
+    ],
 )
 def test_from_data_to_device(kind: str, objective: str, options: dict[str, Any], tmp_path: Path) -> None:
     data = source(kind)

@@ -12,6 +12,7 @@ from hypothesis.extra.numpy import arrays
 from edgessl.errors import InputError
 from edgessl.views import TRANSFORMS, Pipeline
 from edgessl.views.colors import ColorJitter, Grayscale
+from edgessl.views.features import FeatureMask, FeatureNoise, FeatureOffset
 from edgessl.views.images import Erase, GaussianBlur, HorizontalFlip, ResizedCrop, Rotation, Translate
 from edgessl.views.latents import LatentGain, LatentMask, LatentNoise, TimeCrop
 from edgessl.views.signals import ChannelDrop, FrameRotation, Jitter, Scaling, TimeMask, TimeShift
@@ -26,6 +27,10 @@ CASES = [
     (ColorJitter(brightness=1.0, contrast=1.0), GREY, [0.0, 0.5, 0.5], True),
     (Erase(p=0.9), IMAGE, [0.9, 0.1, 0.2, 0.3, 0.4], True),
     (Erase(p=0.9, value=0.25), GREY, [0.9, 0.1, 0.2, 0.3, 0.4], True),
+    (FeatureMask(p=0.5, group=3), (6,), [0.5] * 2, True),
+    (FeatureNoise(), (6,), [0.5] * 6, False),
+    (FeatureOffset(), (6,), [0.0] * 3 + [0.3] * 3, False),
+    (FeatureOffset(group=2), (6,), [0.0] * 2 + [0.3] * 2, False),
     (FrameRotation(degrees=180), SIGNAL, [0.5, 0.1, 0.7], False),
     (FrequencyMask(fraction=0.6), SPECTROGRAM, [0.0, 0.6], True),
     (Gain(), SPECTROGRAM, [0.5], False),
@@ -120,7 +125,8 @@ def test_finite_and_in_range_for_any_noise(draw, transform, shape, identity, kee
 
 @EACH
 def test_wrong_axes_are_refused(transform, shape, identity, keeps_range):
-    for wrong in [(), (0, *shape[1:]), (1, 2, 3, *shape), *([(4,)] if not transform.name.startswith("latent") else [])]:
+    vectors = transform.name.startswith(("latent", "feature"))
+    for wrong in [(), (0, *shape[1:]), (1, 2, 3, *shape), *([] if vectors else [(4,)])]:
         with pytest.raises(InputError, match=transform.name):
             transform.width(wrong)
 
