@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,18 +11,22 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
+import torch
 
 import edgessl
 from edgessl.checkpoint import Checkpoint
+from edgessl.continual.consolidation import consolidated
 from edgessl.continual.device_step import device_step
 from edgessl.device import Bundle, Component, GraphSpec, Manifest, TensorSpec, pack, tensors
+from edgessl.device.noise import probe_signs
 from edgessl.encoders import Encoder
 from edgessl.encoders.cut import cut_encoder
 from edgessl.errors import ConfigError, InputError
 from edgessl.evaluate import embed
 from edgessl.recipe import Part
-from edgessl.step import METRICS, TrainStep
+from edgessl.step import State, TrainStep, hyper_tensors
 from export.backbone import quantize_backbone, run_in_batches
+from export.consolidation import consolidation_parity, trace_consolidation
 from export.parity import agreement, encoder_parity, int8_agreement, step_parity
 from export.quantize import quantize_encoder
 from export.trace import IR_VERSION, OPSET, trace_encoder, trace_step
@@ -34,7 +38,10 @@ FILES = {
     "encoder": "encoder.onnx",
     "encoder_int8": "encoder.int8.onnx",
     "backbone": "backbone.int8.onnx",
+    "importance": "importance.onnx",
+    "consolidate": "consolidate.onnx",
 }
+IMPORTANCE_SAMPLES = 64  # calibration samples on which a strategy measures what matters in what was pretrained
 
 
 @dataclass(frozen=True)
@@ -44,17 +51,18 @@ class Graphs:
     train: onnx.ModelProto
     encoder: onnx.ModelProto
     batch_size: int
+    consolidation: Mapping[str, onnx.ModelProto] = field(default_factory=dict)
 
 
 def trace_graphs(step: TrainStep, batch_size: int) -> Graphs:
-    """Trace the training step for batches of `batch_size` and the encoder for any.
+    """Trace the training step for batches of `batch_size`, the encoder for any, and what a strategy consolidates with.
 
     Raises:
         ExportError: an operator has no portable form.
     """
     encoder = step.parts.encoder
     train = trace_step(step, (batch_size, *encoder.input_shape))
-    return Graphs(train, trace_encoder(encoder, step.layout), batch_size)
+    return Graphs(train, trace_encoder(encoder, step.layout, step.embeds), batch_size, trace_consolidation(step))
 
 
 def export_bundle(
@@ -69,6 +77,7 @@ def export_bundle(
     seed: int = 0,
     cut: str | None = None,
     latent_views: Sequence[Part] | None = None,
+    strategy: Part | None = None,
 ) -> Bundle:
     """Export `checkpoint` to `path` (`.edgessl`).
 
@@ -79,11 +88,14 @@ def export_bundle(
         name: of the bundle; the path's stem by default.
         batch_size: samples per training step on the device.
         hyper: hyperparameters a device starts from, over the recipe's.
-        graphs: from `trace_graphs` for a checkpoint of the same recipe, input and cut; traced here by default.
+        graphs: from `trace_graphs` for a checkpoint of the same recipe, input, cut and strategy; traced here by
+            default.
         seed: of the parity gate's random inputs.
         cut: a stage of the encoder: up to it the bundle has a frozen int8 backbone, behind it a step from latents; None
             lets the device train everything, from samples.
         latent_views: with a cut, the views of latents; None takes the defaults.
+        strategy: against forgetting; None keeps the recipe's own. What it protects is what was pretrained: with
+            calibration, importances are measured before the bundle is written, else only after the first drift.
 
     Raises:
         ExportError: the step cannot be expressed in standard ONNX.
@@ -93,7 +105,7 @@ def export_bundle(
     """
     path = Path(path)
     spec = checkpoint.input
-    step, state = device_step(checkpoint, cut=cut, latent_views=latent_views)
+    step, state = device_step(checkpoint, strategy=strategy, cut=cut, latent_views=latent_views)
     values = {**step.hyper, **(hyper or {})}
     if unknown := sorted(set(values) - set(step.hyper)):
         raise ConfigError(f"hyper: unknown {unknown[0]!r}; this step has {', '.join(step.hyper)}")
@@ -103,7 +115,7 @@ def export_bundle(
         raise ConfigError(f"cut {cut!r}: an int8 backbone needs calibration; give unlabelled samples, some hundreds")
     graphs = graphs or trace_graphs(step, batch_size)
     encoder = checkpoint.encoder()
-    models = {"train": graphs.train, "encoder": graphs.encoder}
+    models = {"train": graphs.train, "encoder": graphs.encoder, **graphs.consolidation}
     parity: dict[str, Any] = {}
     latent = None
     if calibration is not None:
@@ -116,12 +128,17 @@ def export_bundle(
             parity |= _cut_parity(encoder, backbone, models["backbone"], step.parts.encoder, held_out)
     learned = latent.spec if latent else spec
     parity["train"] = step_parity(step, state, values, graphs.train, learned, graphs.batch_size, seed)
-    parity["encoder"] = encoder_parity(step.parts.encoder, state["theta"], graphs.encoder, learned, seed)
+    parity["encoder"] = encoder_parity(step.parts.encoder, state["theta"], graphs.encoder, learned, seed, step.embeds)
+    parity |= consolidation_parity(step, state, values, graphs.consolidation, learned, seed)
+    if calibration is not None and "importance" in models:
+        inputs = run_in_batches(models["backbone"], calibration) if cut is not None else calibration
+        state = _protected(step, state, values, inputs)
     members = {FILES[key]: model.SerializeToString(deterministic=True) for key, model in models.items()}
     arrays = {slot: state[slot].numpy() for slot in step.slot_names}  # theta first, as the manifest has it
     members["state.safetensors"] = tensors.dumps(arrays)
     slots = tuple(TensorSpec(slot, array.shape, str(array.dtype)) for slot, array in arrays.items())
     recipe = checkpoint.recipe
+    kept = strategy or recipe.strategy
     manifest = Manifest(
         name=name or path.stem,
         input=spec,
@@ -146,8 +163,16 @@ def export_bundle(
             "exported": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         },
         latent=latent,
+        strategy=Component(kept.name, kept.options) if kept else None,
     )
     return pack(path, manifest, members)
+
+
+def _protected(step: TrainStep, state: State, hyper: Mapping[str, float], inputs: Array) -> State:
+    """`state` after a consolidation on some of `inputs`, evenly spaced."""
+    rows = np.unique(np.linspace(0, len(inputs) - 1, min(len(inputs), IMPORTANCE_SAMPLES)).round().astype(np.int64))
+    probes = torch.from_numpy(probe_signs(0, 0, (len(rows), step.parts.encoder.embedding_dim)))
+    return consolidated(step, state, torch.from_numpy(inputs[rows]), probes, hyper_tensors(hyper))
 
 
 def _cut_parity(
@@ -190,15 +215,22 @@ def _graph_specs(
     trained = step.parts.encoder  # the whole encoder of samples of `shape`, or the tail of latents
     samples, x = TensorSpec("x", ("N", *shape)), TensorSpec("x", ("N", *trained.input_shape))
     embedding, latent = TensorSpec("embedding", ("N", trained.embedding_dim)), TensorSpec("latent", x.shape)
+    stored = (TensorSpec("stored", (batch_size, trained.embedding_dim)),) if step.stores else ()
+    shown = next(s for s in slots if s.name == step.embeds)
+    one, probe = TensorSpec("x", (1, *trained.input_shape)), TensorSpec("probe", (1, trained.embedding_dim))
+    importance = TensorSpec("importance", slots[0].shape)
+    measured = (importance,) if "importance" in keys else ()
     batch = TensorSpec("batch", (batch_size, *trained.input_shape))
     noise = TensorSpec("noise", step.noise_shape(batch_size))
     scalars = tuple(TensorSpec(f"hyper.{name}", ()) for name in step.hyper)
     following = tuple(TensorSpec(f"next.{s.name}", s.shape, s.dtype) for s in slots)
-    metrics = tuple(TensorSpec(name, ()) for name in METRICS)
+    metrics = tuple(TensorSpec(name, ()) for name in step.metrics)
     sides = {
-        "encoder": ((slots[0], x), (embedding,)),
+        "encoder": ((shown, x), (embedding,)),
         "encoder_int8": ((samples,), (embedding,)),
         "backbone": ((samples,), (latent,)),
-        "train": ((*slots, batch, noise, *scalars), (*following, *metrics)),
+        "train": ((*slots, batch, noise, *scalars, *stored), (*following, *metrics)),
+        "importance": ((slots[0], one, probe), (importance,)),
+        "consolidate": ((*slots, *scalars, *measured), following),
     }
     return {key: GraphSpec(FILES[key], *sides[key]) for key in keys}

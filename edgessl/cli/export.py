@@ -27,6 +27,7 @@ CALIBRATION_SAMPLES = 512  # at most, evenly spaced over the data
         "edgessl export checkpoint.safetensors -o sensor.edgessl --calibrate new.csv --data window=128",
         "edgessl export checkpoint.safetensors --no-int8 --batch-size 16 --set lr=0.0003",
         "edgessl export checkpoint.safetensors --calibrate digits --cut block4",
+        "edgessl export checkpoint.safetensors --calibrate digits --strategy lwf --set lwf_weight=0.5",
     )
 )
 @click.argument("checkpoint", type=click.Path(path_type=Path))
@@ -35,6 +36,8 @@ CALIBRATION_SAMPLES = 512  # at most, evenly spaced over the data
 @data_options
 @click.option("--no-int8", is_flag=True, help="Leave the int8 encoder out.")
 @click.option("--cut", metavar="STAGE", help="Freeze the encoder up to STAGE; the device learns what lies behind it.")
+@click.option("--strategy", metavar="NAME", help="What the step does against forgetting, such as lwf, cassle or ewc.")
+@key_values("--strategy-option", "strategy_options", "An option of the strategy, such as form=contrastive.")
 @count("--batch-size", 32, "Samples per step on the device.", least=2)
 @key_values("--set", "hyper", "A hyperparameter a device starts from, such as lr=0.001.", numbers)
 @json_flag
@@ -45,6 +48,8 @@ def export(
     data_options: dict[str, Any],
     no_int8: bool,
     cut: str | None,
+    strategy: str | None,
+    strategy_options: dict[str, Any],
     batch_size: int,
     hyper: dict[str, float],
     as_json: bool,
@@ -58,6 +63,9 @@ def export(
     With --cut the bundle takes the cheap path, latent replay: the encoder up to STAGE is frozen in int8, the
     device remembers what comes out of it, a byte a value, and trains the rest. Cutting at the last stage, "pool",
     remembers embeddings and trains a small adapter behind them.
+
+    With --strategy the step does something against forgetting beside replaying what the device remembers; its
+    weights are hyperparameters (--set). `docs/strategies.md` lists them with their prices.
     """
     if (calibrate is None) != no_int8:
         raise click.UsageError(
@@ -68,6 +76,8 @@ def export(
         )
     if cut is not None and no_int8:
         raise click.UsageError("--cut needs an int8 backbone: give --calibrate DATA instead of --no-int8.")
+    if strategy_options and strategy is None:
+        raise click.UsageError("--strategy-option needs --strategy NAME.")
     out = out or _beside(checkpoint)
     began = time.monotonic()
     with Stages() as stages:
@@ -77,13 +87,15 @@ def export(
         loaded = Checkpoint.load(checkpoint)
         samples = None if calibrate is None else _samples(calibrate, data_options)
         from edgessl.continual.device_step import device_step
+        from edgessl.recipe import Part
         from export import export_bundle, trace_graphs
 
         stages.update("tracing encoder and training step")
-        graphs = trace_graphs(device_step(loaded, cut=cut)[0], batch_size)
+        part = None if strategy is None else Part(name=strategy, options=strategy_options)
+        graphs = trace_graphs(device_step(loaded, strategy=part, cut=cut)[0], batch_size)
         stages.update("parity gate against torch" if no_int8 else "int8, parity gate against torch")
         out.parent.mkdir(parents=True, exist_ok=True)
-        bundle = export_bundle(loaded, out, calibration=samples, hyper=hyper, graphs=graphs, cut=cut)
+        bundle = export_bundle(loaded, out, calibration=samples, hyper=hyper, graphs=graphs, cut=cut, strategy=part)
     if as_json:
         print_json(_result(bundle, out, time.monotonic() - began))
         return
@@ -114,6 +126,9 @@ def _show_parity(show: Console, parity: Mapping[str, Any]) -> None:
         if figures := parity.get(name):
             rows.append((what, f"{figures['cosine_mean']:.4f}", "cosine to float"))
             rows.append(("", f"{figures['neighbor_overlap']:.2f}", "share of nearest neighbours kept"))
+    for name in ("importance", "consolidate"):
+        if name in parity:
+            rows.append((f"{name} graph", f"{parity[name]:.1e}", "relative error"))
     show_grid(show, ("onnxruntime against torch", "figure", "which is"), rows, left=["which is"])
 
 
