@@ -177,16 +177,19 @@ class Learner:
         """Embeddings (N, D) of a batch, (D,) of one sample; nothing is remembered."""
         return self.perceive(x).embedding
 
-    def learn(self, max_seconds: float | None = None, max_steps: int | None = None) -> LearnReport:
+    def learn(
+        self, max_seconds: float | None = None, max_steps: int | None = None, *, sleep: bool = False
+    ) -> LearnReport:
         """Take training steps on remembered samples until a limit (at least one must be given) is reached.
 
         No step is started that would, at the measured cost of a step, end after `max_seconds`; the first step
-        of a process has no measurement yet. Zero steps, and why, while the memory holds less than a batch.
+        of a process has no measurement yet. Zero steps, and why, while the memory holds less than a batch. With
+        `sleep`, steps see samples older than the latest alone: the past is gone through while nothing comes in.
         """
         with self._learning:
             self._alive()
             self._consolidate()
-            report = self._loop.run(max_seconds, max_steps)
+            report = self._loop.run(max_seconds, max_steps, sleep)
             try:
                 if report.steps:
                     self._encoder_changed()

@@ -55,10 +55,10 @@ class LearningLoop:
         self._data, self._roll_back = data, roll_back
         self._guard = Guard()
 
-    def run(self, max_seconds: float | None, max_steps: int | None) -> LearnReport:
+    def run(self, max_seconds: float | None, max_steps: int | None, sleep: bool = False) -> LearnReport:
         """Step until a limit is reached, the guard calls for a rollback, or at once when there is too little.
 
-        Raises InputError unless a limit is given.
+        `sleep`: on samples older than the latest alone. Raises InputError unless a limit is given.
         """
         limits = [v for v in (max_seconds, max_steps) if v is not None]
         if not limits or not all(v >= 0 for v in limits):
@@ -67,14 +67,14 @@ class LearningLoop:
         deadline = began + max_seconds if max_seconds is not None else math.inf
         first, steps, rejected = self.attempts, self.steps, self.rejected
         sums: dict[str, float] = {}
-        generation, stopped = None, self._too_little()
+        generation, stopped = None, self._too_little(sleep)
         while not stopped:
             if max_steps is not None and self.attempts - first >= max_steps:
                 stopped = "max_steps reached"
             elif time.perf_counter() + self.step_seconds > deadline:
                 stopped = f"max_seconds reached (a step takes about {self.step_seconds:.3g} s)"
             else:
-                metrics, verdict, reason = self._step()
+                metrics, verdict, reason = self._step(sleep)
                 if verdict is Verdict.KEEP:
                     sums = {name: sums.get(name, 0.0) + value for name, value in metrics.items()}
                 elif verdict is Verdict.ROLL_BACK:
@@ -91,17 +91,18 @@ class LearningLoop:
             stopped=stopped,
         )
 
-    def _too_little(self) -> str:
+    def _too_little(self, sleep: bool) -> str:
         need = self._runner.manifest.batch_size
         with self._data:
-            there = len(self._memory)
-        return "" if there >= need else f"{there} samples remembered, a batch takes {need}; observe more first"
+            there = self._memory.older if sleep else len(self._memory)
+        which = "older samples" if sleep else "samples"
+        return "" if there >= need else f"{there} {which} remembered, a batch takes {need}; observe more first"
 
-    def _step(self) -> tuple[dict[str, float], Verdict, str]:
+    def _step(self, sleep: bool) -> tuple[dict[str, float], Verdict, str]:
         manifest = self._runner.manifest
         began = time.perf_counter()
         with self._data:
-            draw = self._memory.sample(manifest.batch_size, self.attempts)
+            draw = (self._memory.sample_older if sleep else self._memory.sample)(manifest.batch_size, self.attempts)
         noise = step_noise(self._seed, self.attempts, manifest.noise_shape)
         self.attempts += 1
         metrics = self._runner.step(draw.samples, noise, self._hyper, draw.stored)

@@ -97,6 +97,11 @@ class ReplayMemory:
     def __len__(self) -> int:
         return sum(self._held())
 
+    @property
+    def older(self) -> int:
+        """Samples held that are older than the ring."""
+        return self._held()[1]
+
     def _held(self) -> tuple[int, int]:
         """How many samples lie in the ring, and elsewhere."""
         older = max(0, self.seen - self._ring)

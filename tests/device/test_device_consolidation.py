@@ -164,3 +164,20 @@ def test_stored_embeddings_go_with_steps_that_take_them(bundle, kit):
     batch, noise = kit.samples(BATCH), np.zeros(bundle.manifest.noise_shape, np.float32)
     with pytest.raises(InputError, match="takes no stored"):
         runner.step(batch, noise, kit.hyper, np.zeros((BATCH, DIM), np.float32))
+
+
+def test_sleep_goes_through_the_past_alone(bundle, kit, tmp_path, monkeypatch):
+    seen = []
+    step = StepRunner.step
+    monkeypatch.setattr(StepRunner, "step", lambda self, batch, *a: (seen.append(batch), step(self, batch, *a))[1])
+    with Learner.open(bundle, tmp_path / "state", memory_bytes=64 * 80) as learner:
+        learner.observe(kit.samples(20))
+        assert "0 older samples remembered" in learner.learn(max_steps=1, sleep=True).stopped
+        learner.observe(kit.samples(200, seed=1))
+        assert learner.learn(max_steps=4, sleep=True).steps == 4
+        latest = kit.samples(200, seed=1)[-20:]  # the ring: a quarter of 80
+        batches = np.concatenate(seen)
+        assert not any((batches == x).all((1, 2, 3)).any() for x in latest)
+        learner.learn(max_steps=2)
+        awake = np.concatenate(seen[-2:])
+        assert any((awake == x).all((1, 2, 3)).any() for x in latest)
