@@ -1,4 +1,4 @@
-"""Results of the continual bench as tables for the terminal and as the page docs/continual.md.
+"""Results of the continual bench as the page docs/continual.md.
 
 python -m edgessl.bench.continual_page examples/results/continual-*.json > docs/continual.md
 """
@@ -7,40 +7,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from rich.table import Table
-from rich.text import Text
 
 from edgessl.bench.continual_contenders import CHOSEN, CONTENDERS, REFERENCES, VALIDATION
-from edgessl.continual.judge import KINDS
-from edgessl.continual.metrics import mean_and_std, recovered
+from edgessl.bench.continual_tables import FIGURES, GAP, Json, Line, best, caption, cell, lines, objectives_of, percent
 
-Json = Mapping[str, Any]
-
-GAP = 0.01  # between fine-tuning and joint training; below it there is nothing to recover, only noise
 TARGET = 0.6  # share of the gap
-# figure of a row -> heading, factor, decimals
-FIGURES = {
-    "final_accuracy": ("final", 100, 1),
-    "average_accuracy": ("average", 100, 1),
-    "forgetting": ("forgetting", 100, 1),
-    "backward_transfer": ("backward", 100, 1),
-    "forward_transfer": ("forward", 100, 1),
-    "plasticity": ("plasticity", 100, 1),
-    "linear_aware.final_accuracy": ("final, aware", 100, 1),
-    "linear_aware.backward_transfer": ("backward, aware", 100, 1),
-    "knn.final_accuracy": ("final, kNN", 100, 1),
-    "knn.backward_transfer": ("backward, kNN", 100, 1),
-}
-TERMINAL = (
-    *("final_accuracy", "average_accuracy", "forgetting", "backward_transfer"),
-    *("linear_aware.final_accuracy", "knn.final_accuracy"),
-)
-
 INTRODUCTION = """# Learning on without forgetting: what the strategies keep
 
 Every row is a device's life: an encoder pretrained for a few epochs, without labels, on part of the first context, then
@@ -70,60 +43,6 @@ float32 samples, latent replay a quarter of it; what a policy or strategy keeps 
 """
 
 
-@dataclass(frozen=True)
-class Line:
-    """One contender on one stream: figures over seeds, and the share of the gap that its mean closes (NaN: no gap)."""
-
-    strategy: str
-    figures: dict[str, dict[str, Any]]
-    share: float
-
-
-def lines(result: Json, objective: str, backend: str = "torch") -> list[Line]:
-    """The contenders of one stream and objective, references first, then by final accuracy."""
-    rows = [r for r in result["rows"] if (r["objective"], r["backend"]) == (objective, backend)]
-    found = {}
-    for name in dict.fromkeys(row["strategy"] for row in rows):
-        own = [_flat(row) for row in rows if row["strategy"] == name]
-        found[name] = {key: mean_and_std([row[key] for row in own]) for key in own[0]}
-    means = {name: figures["final_accuracy"]["mean"] for name, figures in found.items()}
-    gap = means.get("joint", 0.0) - means.get("finetune", 0.0)
-
-    def share(name: str) -> float:
-        return recovered(means["finetune"], means["joint"], means[name]) if gap >= GAP else float("nan")
-
-    ordered = sorted(means, key=lambda n: (REFERENCES.index(n) if n in REFERENCES else 99, -means[n]))
-    return [Line(name, found[name], share(name)) for name in ordered]
-
-
-def objectives_of(result: Json) -> list[str]:
-    """The objectives measured on a stream, in the file's order."""
-    return list(dict.fromkeys(row["objective"] for row in result["rows"]))
-
-
-def best(found: Sequence[Line]) -> Line | None:
-    """The contender of the highest final accuracy, references aside."""
-    able = [line for line in found if line.strategy not in REFERENCES]
-    return max(able, key=lambda line: line.figures["final_accuracy"]["mean"], default=None)
-
-
-def continual_table(result: Json, objective: str) -> Table:
-    """A rich table of one stream and objective."""
-    seeds = len({row["seed"] for row in result["rows"]})
-    table = Table(
-        title=f"{result['stream']}, {objective}",
-        caption=Text(f"percent, {seeds} seeds; {result['settings']['title']}"),
-        title_justify="left",
-        caption_justify="left",
-    )
-    table.add_column("strategy")
-    for heading in (*(FIGURES[key][0] for key in TERMINAL), "gap"):
-        table.add_column(heading, justify="right")
-    for line in lines(result, objective):
-        table.add_row(line.strategy, *(_cell(line.figures, key) for key in TERMINAL), _percent(line.share))
-    return table
-
-
 def section(result: Json) -> str:
     """One stream in Markdown, a table per objective."""
     settings = result["settings"]
@@ -134,9 +53,9 @@ def section(result: Json) -> str:
         for line in lines(result, objective):
             extra = [f"{line.figures['gradient_ratio']['mean']:.2f}" if line.strategy in _WITH_TERM else ""]
             extra += [f"{line.figures[key]['mean'] / by:.0f}" for key, by in (("memory_bytes", 1e3), ("seconds", 1))]
-            body.append(_row([line.strategy, *(_cell(line.figures, k) for k in FIGURES), _percent(line.share), *extra]))
+            body.append(_row([line.strategy, *(cell(line.figures, k) for k in FIGURES), percent(line.share), *extra]))
         parts.append("\n".join(body))
-    parts.append(_caption(result))
+    parts.append(caption(result))
     return "\n\n".join(parts)
 
 
@@ -149,8 +68,8 @@ def overview(results: Sequence[Json]) -> str:
             found = lines(result, objective)
             known = {line.strategy: line for line in found}
             top = best(found)
-            references = [_cell(known[r].figures, "final_accuracy") if r in known else "" for r in REFERENCES]
-            tail = [top.strategy, _cell(top.figures, "final_accuracy"), _percent(top.share)] if top else ["", "", ""]
+            references = [cell(known[r].figures, "final_accuracy") if r in known else "" for r in REFERENCES]
+            tail = [top.strategy, cell(top.figures, "final_accuracy"), percent(top.share)] if top else ["", "", ""]
             body.append(_row([result["stream"], objective, *references, *tail]))
     return "\n".join(body)
 
@@ -169,8 +88,8 @@ def ranking(results: Sequence[Json], objective: str) -> str:
     headings = ["strategy", *table, "mean", "streams"]
     body = [_row(headings), "|---|" + "---:|" * (len(headings) - 1)]
     for name in sorted(names, key=lambda n: (-sum(n in s for s in table.values()), -mean(n))):
-        cells = [_percent(shares[name]) if name in shares else "" for shares in table.values()]
-        body.append(_row([name, *cells, _percent(mean(name)), str(sum(name in s for s in table.values()))]))
+        cells = [percent(shares[name]) if name in shares else "" for shares in table.values()]
+        body.append(_row([name, *cells, percent(mean(name)), str(sum(name in s for s in table.values()))]))
     return "\n".join(body)
 
 
@@ -183,7 +102,7 @@ def verdict(results: Sequence[Json]) -> str:
         gapped = {stream: own for stream, own in shares.items() if own.get("joint") == 1.0}
         tops = {stream: best(found[stream]) for stream in gapped}
         good = [
-            f"{name} ({top.strategy}, {_percent(top.share)})"
+            f"{name} ({top.strategy}, {percent(top.share)})"
             for name, top in tops.items()
             if top and top.share >= TARGET
         ]
@@ -200,8 +119,8 @@ def verdict(results: Sequence[Json]) -> str:
             if name not in REFERENCES and (count := sum(name in own for own in gapped.values())) >= 2
         }
         ranked = sorted(means, key=lambda name: -means[name])
-        useful = [f"{name} {_percent(means[name])}" for name in ranked if means[name] >= 0.5]
-        useless = [f"{name} {_percent(means[name])}" for name in ranked if means[name] <= 0]
+        useful = [f"{name} {percent(means[name])}" for name in ranked if means[name] >= 0.5]
+        useless = [f"{name} {percent(means[name])}" for name in ranked if means[name] <= 0]
         said.append(f"- Mean share of the gap, at least half ({objective}): {', '.join(useful) or 'none'}.")
         said.append(f"- No better than fine-tuning on average ({objective}): {', '.join(useless) or 'none'}.")
         said += [text for stream, own in found.items() if (text := _latent(stream, objective, own))]
@@ -237,44 +156,8 @@ def page(results: Sequence[Json]) -> str:
 _WITH_TERM = frozenset(name for name, found in CONTENDERS.items() if found.strategy is not None)
 
 
-def _flat(row: Json) -> dict[str, float]:
-    figures = {k: float(v) for k, v in row.items() if isinstance(v, int | float) and k != "seed"}
-    for kind in KINDS:
-        figures |= {f"{kind}.{name}": value for name, value in row.get(kind, {}).items()}
-    return figures
-
-
-def _cell(figures: Mapping[str, Json], key: str) -> str:
-    _, factor, decimals = FIGURES[key]
-    mean, std = factor * figures[key]["mean"], factor * figures[key]["std"]
-    return f"{mean:.{decimals}f} ± {std:.{decimals}f}"
-
-
-def _percent(share: float) -> str:
-    return "–" if share != share else f"{100 * share:.0f} %"
-
-
 def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
-
-
-def _caption(result: Json) -> str:
-    s, m = result["settings"], result["machine"]
-    learning = [row for row in result["rows"] if row["steps"]]
-    fired = [len(row["drifts"]) for row in learning if row["strategy"] != "joint"]
-    failures = "; ".join(f"{f['strategy']}, seed {f['seed']}: {f['error']}" for f in result["failures"])
-    parts = [
-        f"{s['encoder']}; {s['factory']} factory samples, {s['factory_epochs']} epochs;",
-        f"at most {s['per_context']} samples of each context in the stream,",
-        f"{s['steps']} steps of {s['batch_size']} after every {s['chunk']} samples,",
-        f"{max((row['steps'] for row in learning), default=0)} in all; AdamW, learning rate {s['lr']:g};",
-        f"bank of {s['bank']} and test of {s['test']} samples per context at most;",
-        f"seeds {', '.join(map(str, sorted({row['seed'] for row in result['rows']})))}.",
-        f"The drift monitor fired {sum(fired) / max(1, len(fired)):.1f} times a stream.",
-        f"Seconds are CPU time on one core of {m['cpu']}, judging included.",
-        *([f"Failed: {failures}."] if failures else []),
-    ]
-    return " ".join(parts)
 
 
 if __name__ == "__main__":

@@ -78,6 +78,7 @@ def measure(stream: str, objective: str, strategy: str, backend: str, seed: int)
         **figures,
         **summaries,
         "matrices": {kind: life.matrix(kind).round(5).tolist() for kind in KINDS},
+        "contexts": list(found.order.names),
         "positions": life.positions,
         "drifts": life.drifts,
         "gradient_ratio": float(np.median(life.metrics.get("gradient_ratio", [0.0]))),

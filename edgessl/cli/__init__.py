@@ -17,6 +17,7 @@ COMMANDS = {
     "verify": "edgessl.cli.sign:verify",
     "stream": "edgessl.cli.stream:stream",
     "federate": "edgessl.cli.federate:federate",
+    "continual": "edgessl.cli.continual:continual",
     "neuro": "edgessl.cli.neuro:neuro",
     "bench": "edgessl.cli.bench:bench",
     "demo": "edgessl.cli.demo:demo",

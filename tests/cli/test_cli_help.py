@@ -48,6 +48,7 @@ def test_every_command_is_there() -> None:
         "verify",
         "stream",
         "federate",
+        "continual",
         "neuro",
         "bench",
         "demo",
