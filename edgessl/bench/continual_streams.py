@@ -9,26 +9,23 @@ from typing import Any
 
 import numpy as np
 
+from edgessl.bench.continual_material import (
+    Material,
+    classes,
+    every_third_execution,
+    gas_by_month,
+    groups_of,
+    last_third,
+    phone_then_watch,
+    second_experiment,
+    shared_material,
+)
 from edgessl.continual.judge import Labelled
 from edgessl.continual.streams import Budget, Order, blurred, by_group, recurring
-from edgessl.data import ArraySource, Source, load_shared
-from edgessl.data.source import Kind
+from edgessl.data import ArraySource, Source
 from edgessl.errors import ConfigError
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-
-@dataclass(frozen=True, eq=False)
-class Material:
-    """All samples of a stream's data with their class, context and whether they are for test."""
-
-    samples: Array
-    labels: Array
-    contexts: Array
-    test: Array
-    names: tuple[str, ...]
-    kind: Kind
-    units: str
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,15 @@ class Problem:
 
 
 def problem(name: str, seed: int) -> Problem:
-    """Draw the samples of stream `name`; ConfigError for an unknown name, DataError where its data are absent."""
+    """Draw the samples of stream `name`.
+
+    From `VALIDATION_SEED` on, the judge tests on training samples that are neither the factory's nor the stream's:
+    what is chosen there has not seen a test label.
+
+    Raises:
+        ConfigError: an unknown name, or no training samples left to validate on.
+        DataError: the stream's data are absent.
+    """
     if name not in SCENARIOS:
         raise ConfigError(f"unknown stream {name!r}; choose one of {', '.join(SCENARIOS)}")
     scenario = SCENARIOS[name]
@@ -97,11 +102,15 @@ def problem(name: str, seed: int) -> Problem:
     factory = np.zeros(0, np.int64)
     for context in range(len(found.names)):
         asked = np.flatnonzero((found.contexts == context) & found.test)
-        test.append(_spread(asked, scenario.test))
         own = rng.permutation(np.flatnonzero((found.contexts == context) & ~found.test))
         if context == 0:
             factory, own = own[: scenario.factory], own[scenario.factory :]
         train.append(np.sort(own[: scenario.per_context]))
+        if seed >= VALIDATION_SEED:
+            asked = own[scenario.per_context :]
+            if len(asked) == 0:
+                raise ConfigError(f"stream {name}: the stream takes all training samples of context {context}")
+        test.append(_spread(asked, scenario.test))
     chosen, asked = np.concatenate(train), np.concatenate(test)
     labelled = np.concatenate([_spread(own, scenario.bank) for own in train])
     order = by_group(found.contexts[chosen], seed=None if scenario.recorded else seed)
@@ -129,101 +138,12 @@ def _source(found: Material, rows: Array) -> Source:
     return ArraySource(found.samples[rows], found.kind, shape, found.units, "channels_first", 1.0, "stream")
 
 
-def _shared(
-    name: str,
-    options: Mapping[str, Any],
-    contexts: Callable[[Mapping[str, Array], Array], tuple[Array, tuple[str, ...]]],
-    test: Callable[[Mapping[str, Array]], Array] | None = None,
-    pool: int = 1,
-    both: bool = False,
-) -> Material:
-    """A shared data set; `contexts` and `test` are made from groups and labels.
-
-    `test`: None takes the data's own split. `both`: its train and test part are one pool, for `test` to divide.
-    `pool`: images are averaged over squares of this side.
-    """
-    data = load_shared(name, **options)
-    parts = [(data.train, data.train_groups), (data.test, data.test_groups)]
-    if test is not None and not both:
-        parts = parts[:1]
-    rows = [np.flatnonzero(np.asarray(source.labels) >= 0) for source, _ in parts]
-    labels = np.concatenate([np.asarray(source.labels)[r] for (source, _), r in zip(parts, rows, strict=True)])
-    keys = data.train_groups.keys()
-    groups = {k: np.concatenate([g[k][r] for (_, g), r in zip(parts, rows, strict=True)]) for k in keys}
-    x = np.concatenate([_pooled(source.take(r), pool) for (source, _), r in zip(parts, rows, strict=True)])
-    held = np.repeat([False, True], [len(rows[0]), len(labels) - len(rows[0])]) if test is None else test(groups)
-    context, names = contexts(groups, labels)
-    keep = context >= 0
-    return Material(x[keep], labels[keep], context[keep], held[keep], names, data.train.kind, data.train.units)
-
-
-def _pooled(x: Array, side: int) -> Array:
-    if side == 1:
-        return x
-    n, c, h, w = x.shape
-    h, w = h // side * side, w // side * side
-    means = x[:, :, :h, :w].reshape(n, c, h // side, side, w // side, side).mean((3, 5))
-    return means.astype(np.float32)
-
-
-def _classes(per_context: int) -> Callable[[Mapping[str, Array], Array], tuple[Array, tuple[str, ...]]]:
-    def contexts(groups: Mapping[str, Array], labels: Array) -> tuple[Array, tuple[str, ...]]:
-        count = -(-(int(labels.max()) + 1) // per_context)
-        last = per_context - 1
-        return labels // per_context, tuple(f"{i * per_context}-{i * per_context + last}" for i in range(count))
-
-    return contexts
-
-
-def _groups(key: str, size: int = 1) -> Callable[[Mapping[str, Array], Array], tuple[Array, tuple[str, ...]]]:
-    """Contexts of `size` neighbouring values of the group `key`; a remainder joins the last one."""
-
-    def contexts(groups: Mapping[str, Array], labels: Array) -> tuple[Array, tuple[str, ...]]:
-        values, number = np.unique(groups[key], return_inverse=True)
-        count = max(1, len(values) // size)
-        context = np.minimum(np.arange(len(values)) // size, count - 1)
-        return context[number], tuple(" ".join(map(str, values[context == i])) for i in range(count))
-
-    return contexts
-
-
-def _last_third(groups: Mapping[str, Array]) -> Array:
-    """The last 30 % of every recording: later in time than what is learned from."""
-    recording = groups["recording"]
-    place = np.zeros(len(recording))
-    for one in np.unique(recording):
-        own = np.flatnonzero(recording == one)
-        place[own] = np.arange(len(own)) / len(own)
-    return place >= 0.7
-
-
-def _har_devices() -> Material:
-    """Phone, then watch; the test subjects are the data's own, seen by neither."""
-    parts = [
-        _shared("har_phone_watch", {"device": device}, lambda g, y: (np.zeros(len(y), np.int64), ("",)))
-        for device in ("phone", "watch")
-    ]
-    merged = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("samples", "labels", "test")}
-    contexts = np.repeat([0, 1], [len(part.labels) for part in parts])
-    return Material(contexts=contexts, names=("phone", "watch"), kind="signal", units=parts[0].units, **merged)
-
-
-def _every_third_execution(groups: Mapping[str, Array]) -> Array:
-    return groups["execution"] % 3 == 0
-
-
-def _second_experiment(groups: Mapping[str, Array]) -> Array:
-    """Each user recorded twice; the second time tests."""
-    user, experiment = groups["user"], groups["experiment"]
-    last = {u: experiment[user == u].max() for u in np.unique(user)}
-    return experiment == np.array([last[u] for u in user])
-
-
+VALIDATION_SEED = 100
 BATCH = 32  # samples per training step: half recent, half remembered
 IMAGES: dict[str, Any] = {"encoder": "ds_cnn_s", "cut": "block3"}
-SIGNALS: dict[str, Any] = {"encoder": "cnn1d", "cut": "block1"}
+SIGNALS: dict[str, Any] = {"encoder": "cnn1d", "cut": "block1", "lr": 2e-3}
 _FASHION: dict[str, Any] = {
-    "load": partial(_shared, "fashion_mnist", {}, _classes(2), pool=2),
+    "load": partial(shared_material, "fashion_mnist", {}, classes(2), pool=2),
     **IMAGES,
     "per_context": 384,
     "test": 150,
@@ -246,7 +166,7 @@ SCENARIOS = {
     ),
     "split_cifar": Scenario(
         "CIFAR-100 subset at 16 x 16, ten classes at a time",
-        partial(_shared, "cifar100_sub", {}, _classes(10), pool=2),
+        partial(shared_material, "cifar100_sub", {}, classes(10), pool=2),
         **IMAGES,
         per_context=192,
         test=100,
@@ -256,7 +176,7 @@ SCENARIOS = {
     ),
     "fsdd_speaker": Scenario(
         "spoken digits, one speaker after the other",
-        partial(_shared, "fsdd", {"n_mels": 32, "hop": 512}, _groups("speaker")),
+        partial(shared_material, "fsdd", {"n_mels": 32, "hop": 512}, groups_of("speaker")),
         **IMAGES,
         per_context=320,
         test=50,
@@ -265,7 +185,7 @@ SCENARIOS = {
     ),
     "har_device": Scenario(
         "activities by phone, then by watch; people never seen test",
-        _har_devices,
+        phone_then_watch,
         **SIGNALS,
         per_context=960,
         test=400,
@@ -276,7 +196,7 @@ SCENARIOS = {
     ),
     "har_subject": Scenario(
         "activities by phone, four people after the other; other executions test",
-        partial(_shared, "har_phone_watch", {}, _groups("subject", 4), _every_third_execution),
+        partial(shared_material, "har_phone_watch", {}, groups_of("subject", 4), every_third_execution),
         **SIGNALS,
         per_context=400,
         test=200,
@@ -286,7 +206,7 @@ SCENARIOS = {
     ),
     "hapt_user": Scenario(
         "activities and postures, three people after the other; second recordings test",
-        partial(_shared, "hapt", {}, _groups("user", 3), _second_experiment),
+        partial(shared_material, "hapt", {}, groups_of("user", 3), second_experiment),
         **SIGNALS,
         per_context=288,
         test=150,
@@ -296,16 +216,27 @@ SCENARIOS = {
     ),
     "cwru_load": Scenario(
         "bearing faults, one motor load after the other; the end of each recording tests",
-        partial(_shared, "cwru_12k_de", _BEARINGS, _groups("load_hp"), _last_third, both=True),
+        partial(shared_material, "cwru_12k_de", _BEARINGS, groups_of("load_hp"), last_third, both=True),
         **SIGNALS,
         per_context=480,
         test=250,
         factory=512,
         factory_epochs=5,
     ),
+    "gas_month": Scenario(
+        "gas sensors ageing over 36 months, one batch after the other, shuffled within",
+        gas_by_month,
+        "mlp",
+        per_context=384,
+        test=150,
+        factory=128,
+        factory_epochs=20,
+        cut="block1",
+        lr=2e-3,
+    ),
     "nmnist": Scenario(
         "N-MNIST event counts at 17 x 17, two digits at a time",
-        partial(_shared, "nmnist_small", {}, _classes(2), pool=2),
+        partial(shared_material, "nmnist_small", {}, classes(2), pool=2),
         **IMAGES,
         per_context=160,
         test=20,

@@ -21,19 +21,23 @@ import torch
 from edgessl.bench.continual_contenders import Contender, contender
 from edgessl.bench.continual_streams import BATCH, SCENARIOS, Problem, problem
 from edgessl.checkpoint import Checkpoint
+from edgessl.continual.consolidation import consolidated
 from edgessl.continual.device_step import device_step
 from edgessl.continual.judge import KINDS, Judge
 from edgessl.continual.life import Life, live, live_jointly, standstill
 from edgessl.continual.streams import Stream
 from edgessl.continual.torch_runtime import TorchModel
 from edgessl.device import Learner, SessionProfile
+from edgessl.device.noise import probe_signs
 from edgessl.device.runners import Model
 from edgessl.encoders.cut import cut_encoder
 from edgessl.evaluate import embed
 from edgessl.pretrain import pretrain
 from edgessl.recipe import Part, build_step, parse_recipe
+from edgessl.step import hyper_tensors
 
 HEADLINE = "linear"  # of the judge's kinds: what the row's own figures are; the others stand under their names
+IMPORTANCE_SAMPLES = 64  # as in export.bundle
 RATIO_EVERY = 20  # training steps between two looks at the gradients' norms
 Row = dict[str, Any]
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -156,6 +160,10 @@ def _model(chosen: Contender, stream: str, found: Problem, checkpoint: Checkpoin
         )
     options: dict[str, Any] = {"batch_size": BATCH, "hyper": hyper}
     step, state = device_step(checkpoint, strategy=strategy, cut=cut)
+    if step.strategy is not None and step.strategy.measures:  # as the exporter does: what was pretrained counts too
+        rows = calibration[np.unique(np.linspace(0, len(calibration) - 1, IMPORTANCE_SAMPLES).round().astype(np.int64))]
+        probes = torch.from_numpy(probe_signs(0, 0, (len(rows), step.parts.encoder.embedding_dim)))
+        state = consolidated(step, state, torch.from_numpy(rows), probes, hyper_tensors({**step.hyper, **hyper}))
     recipe = checkpoint.recipe.model_copy(update={"strategy": strategy})
     if cut is None:
         return TorchModel(recipe, checkpoint.input, step, state, ratio_every=RATIO_EVERY, **options)
