@@ -20,6 +20,7 @@ BENCHES: dict[str, str] = {
     "neuro": "edgessl.bench.neuro:run",
     "pretrain": "edgessl.bench.pretrain:run",
     "device": "edgessl.bench.device:run",
+    "latent": "edgessl.bench.latent:run",
     "faults": "edgessl.bench.faults:run",
     "drift": "edgessl.bench.drift:run",
     "spiking": "edgessl.bench.spiking:run",

@@ -46,8 +46,8 @@ class Checkpoint:
 
     @property
     def bound_bytes(self) -> int:
-        """What the journals may take on disk at any instant; the slots come on top, three at most."""
-        return self._journal.bound_bytes if self._journal else 0
+        """What the directory may take on disk at any instant: three journals, three slots; 0 before the first save."""
+        return self._journal.bound_bytes + 3 * self.store.slot_bytes if self._journal else 0
 
     def load(self) -> Saved | None:
         """The newest generation with the remembered samples it had; see StateStore.load.

@@ -45,7 +45,7 @@ class SessionProfile:
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self.spinning)))
         options.log_severity_level = 3
         try:
-            session = ort.InferenceSession(model, options, providers=[self.provider])
+            session = ort.InferenceSession(model, options, providers=[self.provider], enable_fallback=0)
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise BundleError(f"{what}: onnxruntime {ort.__version__} cannot load the graph: {error}") from None
         session.disable_fallback()

@@ -75,7 +75,7 @@ class StateStore:
         self.directory, self.digest, self._key = Path(directory), digest, key
         self.problems: list[str] = []
         self.generation = 0  # of the newest valid slot; 0: nothing saved
-        self.written = 0  # bytes, by this process
+        self.written = self.slot_bytes = 0  # bytes, by this process: of all saves, of the last
         self._good: str | None = None  # slot of the newest generation that is not on trial
         self._marks: dict[str, Mark | None] = {}
         self._trial: str | None = None  # while on trial: how many opens what is saved may still have, 1 or 0
@@ -210,7 +210,8 @@ class StateStore:
             replace_file(self.directory / target, self.directory / TEMPORARY, parts, 0o600)
         except OSError as error:
             raise self._failed(f"generation {generation} cannot be saved", error) from None
-        self.written += sum(len(part) for part in parts)
+        self.slot_bytes = sum(len(part) for part in parts)
+        self.written += self.slot_bytes
         self.generation, self._marks[target] = generation, mark
         self._trial = trying
         if trying:

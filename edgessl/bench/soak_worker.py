@@ -1,0 +1,72 @@
+"""A device's long day in one process: samples without end, learning in the background, memory and files watched."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from edgessl.device import Bundle, Learner
+from edgessl.device.background import BackgroundLearner
+
+MEMORY_BYTES = 256 << 10
+BLOCK = 16  # samples observed at a time
+SAVE_SECONDS = 2.0
+WARM_UP = 0.1  # of the samples: allocators settle, the memory fills
+
+
+def main() -> None:
+    """Answer JSON lines {samples} until stdin ends; the first line says bundle, folder, seed and samples in all."""
+    job = json.loads(sys.stdin.readline())
+    bundle, state = Bundle.open(job["bundle"]), Path(job["folder"]) / "soak"
+    rng = np.random.default_rng(job["seed"])
+    learner = BackgroundLearner(
+        Learner.open(bundle, state, memory_bytes=MEMORY_BYTES),
+        when_full="wait",
+        wait_seconds=60,
+        steps_per_sample=0.25,
+        save_seconds=SAVE_SECONDS,
+    )
+    print(json.dumps({"ready": True}), flush=True)
+    sizes: list[float] = []
+    done, most, refused, warm = 0, 0, 0, int(WARM_UP * job["samples"])
+    for line in sys.stdin:
+        for _ in range(json.loads(line)["samples"] // BLOCK):
+            x = rng.random((BLOCK, *bundle.manifest.input.shape), dtype=np.float32)
+            refused += BLOCK * (not learner.observe(x).accepted)
+            done += BLOCK
+            if done % 2048 < BLOCK:
+                most = max(most, sum(path.stat().st_size for path in state.iterdir()))
+                if done >= warm:
+                    sizes.append(_rss_mb())
+        learner.flush()
+        counts = learner.metrics()
+        tenth = max(1, len(sizes) // 10)
+        answer = {
+            "observed": counts["observed"],
+            "refused": refused,
+            "dropped": counts["dropped"],
+            "steps": counts["steps"],
+            "saves": counts["saves"],
+            "failures": counts["failures"],
+            "rollbacks": counts["rollbacks"],
+            "rss_mb": _rss_mb(),
+            "rss_growth_percent": 100 * (median(sizes[-tenth:]) / median(sizes[:tenth]) - 1) if sizes else None,
+            "disk_bytes": most,
+            "disk_bound_bytes": counts["disk_bound_bytes"],
+        }
+        print(json.dumps(answer), flush=True)
+    learner.close()
+
+
+def _rss_mb() -> float:
+    found = re.search(r"^VmRSS:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return int(found[1]) / 1024 if found else 0.0
+
+
+if __name__ == "__main__":
+    main()
