@@ -70,7 +70,7 @@ def run(
                 progress(f"{case}: turn {turn + 1} of {turns}")
                 home = Path(folder) / f"{case}-{turn}"
                 home.mkdir()
-                job = {"backend": backend, "bundle": str(bundle), "folder": str(home)}
+                job: Row = {"backend": backend, "bundle": str(bundle), "folder": str(home)}
                 job |= {"samples": samples, "gap_s": gap_ms / 1e3}
                 try:
                     with Worker("edgessl.bench.device_worker", {"OMP_NUM_THREADS": "1"}, TIMEOUT_S) as worker:

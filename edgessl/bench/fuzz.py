@@ -28,7 +28,7 @@ from edgessl.device.signature import envelope, signed_bytes, statement, verify
 READERS = ("bundle", "manifest", "signature", "graph", "session", "tensors", "state", "journal")
 KEY = bytes(range(32))
 NUMBERS = (0, 1, -1, 127, 255, 256, 65535, 1 << 31, (1 << 32) - 1, 1 << 40, (1 << 63) - 1, 1 << 64, 1e308, -0.0, 0.5)
-VALUES = (*NUMBERS, "", "x", "theta", "../x", "\u202e", "\0", None, True, [], {}, [[]], "N", 10**400)
+VALUES: tuple[Any, ...] = (*NUMBERS, "", "x", "theta", "../x", "\u202e", "\0", None, True, [], {}, [[]], "N", 10**400)
 ROWS, ROW = 8, 24
 
 Reader = Callable[[bytes], Any]
@@ -94,7 +94,7 @@ class Fuzzer:
         self._manifest = json.loads(whole.files["manifest.json"])
         self._graph = whole.read("encoder.onnx")
         self._files = whole.files
-        arrays = {
+        arrays: dict[str, tensors.Array] = {
             "a": np.arange(6, dtype=np.float32).reshape(2, 3),
             "b": np.zeros((0, 4), np.int8),
             "c": np.ones(3, bool),

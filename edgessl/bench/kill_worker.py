@@ -87,7 +87,7 @@ def _live(bundle: Bundle, state: Path, write: int, seed: int) -> NoReturn:
 
 
 def _sha(theta: Array) -> bytes:
-    return hashlib.sha256(np.ascontiguousarray(theta)).digest()
+    return hashlib.sha256(theta.tobytes()).digest()
 
 
 def _judge(bundle: Bundle, state: Path, last: tuple[int, int, bytes]) -> tuple[str, tuple[int, int, bytes]]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgessl.device.budget import arena_share
 from edgessl.device.bundle import Bundle, check_state
 from edgessl.device.checkpoint import Checkpoint
 from edgessl.device.devicekey import DeviceKey, read_key
@@ -126,6 +127,7 @@ class Learner:
         head: str = "ncm",
         reject: float = 0.0,
         novelty: str = "knn",
+        budget_bytes: int | None = None,
     ) -> "Learner":
         """Resume from `state_dir`, or start from the bundle's factory state when nothing was saved there.
 
@@ -133,13 +135,17 @@ class Learner:
         at once. `policy` says which samples stay (memory_policy.POLICIES), `codec` how they are stored (float32
         unless given; ByteCodec for a byte a value). `head` ("ncm", "knn", "slda", "logistic") and `reject` are those
         of heads.FewLabelHead, of heads_prototypes.PrototypeHead when exemplar_bytes is 0; `novelty` is one of
-        novelty.NOVELTIES. With `device_key` (see devicekey.read_key) only state that a
-        holder of the key wrote is read. Raises BundleError, BudgetError (with the minimum),
+        novelty.NOVELTIES. With `device_key` (see devicekey.read_key) only state that a holder of the key wrote is read.
+        `budget_bytes` bounds all of it, what onnxruntime allocates included (see budget), and is tried out at once
+        by `warm_up`; the cap on onnxruntime is one for the process. Raises BundleError, BudgetError (with the minimum),
         StateLockedError, StateMismatchError (another bundle, other settings) and StateError (no intact slot).
         """
         opened = Bundle.open(bundle) if isinstance(bundle, str | os.PathLike) else bundle
         profile = profile or SessionProfile()
-        return cls(
+        if budget_bytes is not None:
+            share = arena_share(opened.manifest, budget_bytes, memory_bytes, exemplar_bytes)
+            profile = replace(profile, arena_bytes=share)
+        learner = cls(
             opened,
             state_dir,
             memory_bytes,
@@ -153,6 +159,13 @@ class Learner:
             reject,
             novelty,
         )
+        if budget_bytes is not None:
+            try:
+                learner.warm_up()
+            except BaseException:
+                learner.close()
+                raise
+        return learner
 
     def observe(self, x: Float) -> Float:
         """Embed, remember and watch for drift; never waits for learning. Returns what `embed` returns."""
@@ -183,8 +196,9 @@ class Learner:
         """Take training steps on remembered samples until a limit (at least one must be given) is reached.
 
         No step is started that would, at the measured cost of a step, end after `max_seconds`; the first step
-        of a process has no measurement yet. Zero steps, and why, while the memory holds less than a batch. With
-        `sleep`, steps see samples older than the latest alone: the past is gone through while nothing comes in.
+        of a process has no measurement yet, unless `warm_up` or a budget took one. Zero steps, and why, while the
+        memory holds less than a batch. With `sleep`, steps see samples older than the latest alone: the past is gone
+        through while nothing comes in.
         """
         with self._learning:
             self._alive()
@@ -199,6 +213,18 @@ class Learner:
                 reason = f"rolled back: {error}"
                 report = replace(report, rolled_back_to=self.rollback(), stopped=reason)
             return report
+
+    def warm_up(self) -> float:
+        """Embed a batch and take a step that does not count; returns the seconds a step takes on this device.
+
+        After it, `learn(max_seconds)` returns in time from the first step on, and memory has reached its peak.
+        """
+        with self._learning:
+            self._alive()
+            manifest = self.bundle.manifest
+            self._embed(np.zeros((manifest.batch_size, *manifest.learned.shape), np.float32))
+            self._loop.measure()
+            return self._loop.step_seconds
 
     def enroll(self, x: Float, label: str) -> None:
         """Remember one sample, or each of a batch, as an example of `label`; see heads.FewLabelHead."""

@@ -98,6 +98,18 @@ class LearningLoop:
         which = "older samples" if sleep else "samples"
         return "" if there >= need else f"{there} {which} remembered, a batch takes {need}; observe more first"
 
+    def measure(self) -> None:
+        """Take a step on zeros, twice, and take it back: how long one lasts is known before the first that counts."""
+        manifest = self._runner.manifest
+        batch = np.zeros((manifest.batch_size, *manifest.learned.shape), np.float32)
+        stored = np.zeros((manifest.batch_size, manifest.embedding_dim), np.float32) if manifest.stores else None
+        noise = np.zeros(manifest.noise_shape, np.float32)
+        for _ in range(2):  # the first pays for allocations too
+            began = time.perf_counter()
+            self._runner.step(batch, noise, self._hyper, stored)
+            self._runner.undo()
+            self.step_seconds = time.perf_counter() - began
+
     def _step(self, sleep: bool) -> tuple[dict[str, float], Verdict, str]:
         manifest = self._runner.manifest
         began = time.perf_counter()

@@ -7,10 +7,11 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from edgessl.device.budget import cap_arena, short_of
 from edgessl.device.bundle import Bundle, check_state
 from edgessl.device.specs import GraphSpec, TensorSpec
 from edgessl.device.tensors import Array
-from edgessl.errors import BundleError, ConfigError, InputError
+from edgessl.errors import BudgetError, BundleError, ConfigError, InputError
 
 Float = npt.NDArray[np.float32]
 _ORT_TYPES = {"float32": "float", "float64": "double", "float16": "float16"}
@@ -22,11 +23,13 @@ class SessionProfile:
 
     `threads`: compute threads; `spinning`: let idle threads spin (about a tenth faster, costs energy);
     `provider`: an execution provider by its onnxruntime name, an error when this build does not have it.
+    `arena_bytes`: what all sessions of the process may allocate together, see budget.cap_arena; 0 sets no cap.
     """
 
     threads: int = 1
     spinning: bool = False
     provider: str = "CPUExecutionProvider"
+    arena_bytes: int = 0
 
     def session(self, model: bytes, what: str) -> ort.InferenceSession:
         """A session of serialized ONNX; ConfigError without the provider, BundleError for a bad graph."""
@@ -43,10 +46,15 @@ class SessionProfile:
         options.enable_mem_pattern = False  # a third less memory for at most 1% of time
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self.spinning)))
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what goes wrong is raised; nothing is printed
+        if self.arena_bytes:
+            cap_arena(self.arena_bytes)
+            options.add_session_config_entry("session.use_env_allocators", "1")
         try:
             session = ort.InferenceSession(model, options, providers=[self.provider], enable_fallback=0)
         except Exception as error:  # onnxruntime's exceptions share no base class
+            if short := short_of(error):
+                raise BudgetError(f"{what}: {short}") from None
             raise BundleError(f"{what}: onnxruntime {ort.__version__} cannot load the graph: {error}") from None
         session.disable_fallback()
         if session.get_providers()[0] != self.provider:
@@ -85,6 +93,16 @@ def _agree(spec: TensorSpec, kind: str, shape: list[int | str | None]) -> bool:
     return all(a == b if isinstance(a, int) else not isinstance(b, int) for a, b in zip(spec.shape, shape, strict=True))
 
 
+def _run(session: ort.InferenceSession, outputs: list[str], feeds: Mapping[str, ort.OrtValue]) -> list[ort.OrtValue]:
+    """The session's outputs; BudgetError when the arena's cap is too small for them."""
+    try:
+        return list(session.run_with_ort_values(outputs, feeds))
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        if short := short_of(error):
+            raise BudgetError(short) from None
+        raise
+
+
 def _value(array: Array) -> ort.OrtValue:
     return ort.OrtValue.ortvalue_from_numpy(array)  # on the CPU a view: the array must not change under it
 
@@ -100,7 +118,7 @@ class EncoderRunner:
         """Embeddings (N, D) float32 of samples `x` (N, *shape) with flat weights `theta` (P,)."""
         weights = _value(np.ascontiguousarray(theta)) if isinstance(theta, np.ndarray) else theta
         feeds = {self._slot: weights, "x": _value(np.ascontiguousarray(x))}
-        value = self._session.run_with_ort_values(["embedding"], feeds)[0]
+        value = _run(self._session, ["embedding"], feeds)[0]
         out: Float = value.numpy().copy()  # numpy() may be a view that dies with `value`
         return out
 
@@ -179,7 +197,7 @@ class StepRunner:
         feeds = {**self._values, **self._scalars(hyper)}
         feeds.update({name: _value(np.ascontiguousarray(array)) for name, array in given.items()})
         self._previous = None  # two copies of the state at most, not three
-        values = dict(zip(self._outputs, self._session.run_with_ort_values(self._outputs, feeds), strict=True))
+        values = dict(zip(self._outputs, _run(self._session, self._outputs, feeds), strict=True))
         self._previous, self._values = self._values, {s: values[f"next.{s}"] for s in self._slots}
         return {name: float(values[name].numpy()) for name in self._metrics}
 
