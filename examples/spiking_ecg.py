@@ -47,7 +47,7 @@ def main() -> None:
     try:
         train, test = open_spikes("shared:qtdb_ecg_spikes:train"), open_spikes("shared:qtdb_ecg_spikes:test")
         x, x_test = train.take(np.arange(min(given.samples, len(train)))), test.take(np.arange(8))
-        first = predictive_coding(train.shape[1], given.hidden, feedback="kolen_pollack", shift=6)
+        first = predictive_coding(train.shape[1], given.hidden, feedback="kolen_pollack", shift=6, event=2, exponent=3)
         network = balance(first, x[:8], 0.1)
         with (
             tempfile.TemporaryDirectory() as temporary,

@@ -115,6 +115,7 @@ def predictive_coding(
     dv: int = 400,
     vth: int = 2000,
     event: int = 8,
+    exponent: int = 0,
     feedback_exponent: int = -8,
     seed: int = 0,
 ) -> IntegerNetwork:
@@ -140,6 +141,8 @@ def predictive_coding(
         shift, leak: of the error units: e = (target - prediction) >> shift, both leaking leak / 4096 per step.
         du, dv, vth: of the hidden neurons.
         event: least magnitude of the error that is sent back.
+        exponent: of "encode". Where few inputs fire, thresholds are low and the feedback overwhelms them; the network
+            then swings, and its error grows instead of falling. A larger exponent makes the input count for more.
         feedback_exponent: of the feedback weights.
         seed: of random weights and of the rules' rounding.
 
@@ -164,7 +167,7 @@ def predictive_coding(
         ErrorUnit("error", n_in, leak, shift),
     ]
     connections = [
-        Connection("encode", "input", "hidden", quantize_weights(encoder, 8, "mixed"), sign="mixed"),
+        Connection("encode", "input", "hidden", quantize_weights(encoder, 8, "mixed"), exponent, sign="mixed"),
         Connection("aim", "input", "error", aim, port="target"),
         Connection("predict", "hidden", "error", _small(rng, n_in, n_hidden), rule=rule, modulators=modulators),
     ]

@@ -20,8 +20,9 @@ class Case:
     """A data set: how many samples train and test, what the coder is, and what its read-out sees.
 
     `block` is that of the temporal contrast, `parts` the windows into which ESPP cuts a recording, `steps` the first
-    ones of a recording that are used (0: all). The read-out sees `bins` parts of the time, for one label per sample, or
-    a trace at each `every`-th step, for one label per step.
+    ones of a recording that are used (0: all), `drive` the exponent of the input's weights under predictive coding, so
+    large that the error of training spikes falls. The read-out sees `bins` parts of the time, for one label per sample,
+    or a trace at each `every`-th step, for one label per step.
     """
 
     spec: str
@@ -30,6 +31,7 @@ class Case:
     recipe: dict[str, Any]
     block: int
     parts: int
+    drive: int = 0
     bins: int = 1
     every: int = 0
     steps: int = 0
@@ -49,12 +51,12 @@ CASES = {
     "fsdd": Case(
         "shared:fsdd", 1500, 300,
         {"hidden": [128, 64], "epochs": 5, "dv": 256, "encoder": {"name": "mel_crossing", "options": {"repeat": 1}}},
-        block=4, parts=2, bins=3,
+        block=4, parts=2, drive=3, bins=3,
     ),
     "qtdb_ecg_spikes": Case(
         "shared:qtdb_ecg_spikes", 240, 141,
         {"hidden": [128, 64], "epochs": 10, "batch_size": 32, "crop": 100, "du": 511, "dv": 128,
-         "encoder": {"name": "signed"}}, block=10, parts=4, every=16, steps=400,
+         "encoder": {"name": "signed"}}, block=10, parts=4, drive=3, every=16, steps=400,
     ),
 }  # fmt: skip
 

@@ -88,7 +88,9 @@ def local_network(case: Case, system: str, n_in: int, seed: int, shift: int = 0)
     if system == "stdp":
         return competitive(n_in, n, rule=soft_stdp_rule(-3 + shift, -5 + shift, seed=seed + 1), seed=seed)
     if system == "delta":
-        return predictive_coding(n_in, n, feedback="kolen_pollack", shift=6, seed=seed)
+        return predictive_coding(
+            n_in, n, feedback="kolen_pollack", shift=6, event=2, exponent=case.drive, seed=seed
+        )  # fmt: skip
     return echo_network(n_in, n, rate=-6 + shift, seed=seed)
 
 

@@ -74,6 +74,10 @@ def test_kolen_pollack_feedback_becomes_the_transpose_and_fixed_feedback_does_no
     assert abs(feedback_alignment(first)) < 0.3
     learned = Simulator(network).run({"input": spikes}, spikes=False).weights
     assert feedback_alignment(learned) > 0.9
+    stronger = balance(predictive_coding(16, 16, feedback="kolen_pollack", exponent=3), spikes, 0.1, engine="numpy")
+    first = balance(network, spikes, 0.1, engine="numpy")
+    shares = [n.population("hidden").vth for n in (stronger, first)]  # the feedback's weights are as they were
+    assert shares[0] == pytest.approx(8 * shares[1], rel=0.2)
     still = predictive_coding(16, 16, feedback="fixed", vth=1200)
     assert plastic_names(still) == ["predict"]
     moved = Simulator(still).run({"input": spikes}, spikes=False).weights["predict"]
