@@ -32,6 +32,14 @@ class SignatureError(BundleError):
     """A bundle is not signed by a trusted key, or was changed after it was signed."""
 
 
+class DownloadError(EdgeSSLError):
+    """A bundle cannot be fetched; what has arrived is kept for the next attempt."""
+
+
+class UpdateError(EdgeSSLError):
+    """What a device learned cannot move to another bundle; the message says what and why."""
+
+
 class StateError(EdgeSSLError):
     """Learned state cannot be read or written; the last good generation on disk is untouched."""
 

@@ -15,16 +15,17 @@ from edgessl.device.bundle import Bundle, check_state
 from edgessl.device.checkpoint import Checkpoint
 from edgessl.device.devicekey import DeviceKey, read_key
 from edgessl.device.drift import DriftMonitor
-from edgessl.device.drift_compensation import Displacement
 from edgessl.device.drift_statistics import input_statistics, statistics_width
+from edgessl.device.guard_past import Examination
 from edgessl.device.heads import FewLabelHead, Prediction
 from edgessl.device.heads_prototypes import PrototypeHead
 from edgessl.device.hyper import HyperParameters
 from edgessl.device.loop import LearningLoop, LearnReport
-from edgessl.device.memory import Draw, ReplayMemory
+from edgessl.device.memory import ReplayMemory
 from edgessl.device.memory_codec import ByteCodec, Codec
 from edgessl.device.noise import probe_signs
-from edgessl.device.novelty import NOVELTIES, Novelty
+from edgessl.device.novelty import NOVELTIES
+from edgessl.device.past import Past
 from edgessl.device.runners import Model, Weights
 from edgessl.device.runtime import SessionProfile
 from edgessl.device.samples import Percept, as_batch
@@ -32,7 +33,6 @@ from edgessl.device.state import Checkpointed, Saved
 from edgessl.errors import ConfigError, InputError, StateError, StateMismatchError
 
 Float = npt.NDArray[np.float32]
-BANK = 64  # remembered samples embedded anew as the reference for novelty and drift
 _log = logging.getLogger(__name__)
 
 
@@ -83,22 +83,24 @@ class Learner:
             else PrototypeHead(dim, self._embed, head, reject)
         )
         self._monitor = DriftMonitor(dim, statistics_width(manifest.input.shape))
-        self._backbone = bundle.backbone(profile)
-        self._encoder, self._trainer = bundle.runners(profile)
-        self._followed = self._trainer.shown  # what is kept in embeddings is kept in those of these weights
         if novelty not in NOVELTIES:
             raise ConfigError(f"unknown novelty {novelty!r}; choose one of {', '.join(NOVELTIES)}")
-        self._make_novelty = NOVELTIES[novelty]
-        self._novelty: Novelty | None = None
-        self._novelty_seen = self._observed = self._rollbacks = 0
-        self._drifted = False  # since the last consolidation
         self._learning = threading.RLock()  # the trainer's state; taken before _data where both are
         self._data = threading.RLock()  # memory, monitor, head; held briefly
-        self._loop = LearningLoop(self._trainer, self._memory, self.hyper, seed, self._data, self.rollback)
+        self._past = Past(self._memory, self._head, self._monitor, NOVELTIES[novelty], self._embed, self._data)
+        self._backbone = bundle.backbone(profile)
+        self._encoder, self._trainer = bundle.runners(profile)
+        self._past.resume(self._trainer.shown)
+        self._exam = Examination()
+        self._good = self._saved = self._trainer.shown  # weights of the last good generation, of the last one saved
+        self._observed = self._rollbacks = 0
+        self._drifted = False  # since the last consolidation
+        self._loop = LearningLoop(self._trainer, self._memory, self.hyper, seed, self._data, self._harmed)
         self._parts: dict[str, Checkpointed] = {
             "memory": self._memory,
             "monitor": self._monitor,
             "loop": self._loop,
+            "exam": self._exam,
         }
         key = None if device_key is None else read_key(device_key)
         self._checkpoint: Checkpoint | None = Checkpoint(state_dir, bundle.digest, key)
@@ -202,6 +204,8 @@ class Learner:
         """
         with self._learning:
             self._alive()
+            if self._exam.frozen:
+                return LearnReport(0, 0, None, 0.0, {}, f"frozen after {self._exam.harms} rollbacks; see thaw()")
             self._consolidate()
             report = self._loop.run(max_seconds, max_steps, sleep)
             try:
@@ -209,10 +213,21 @@ class Learner:
                     self._encoder_changed()
                     with self._data:
                         self._note_drift(self._monitor.learned(report.metrics["loss"]))
+                self._exam.steps += report.steps
+                harm = self._examine() if self._exam.due else ""
             except StateError as error:
-                reason = f"rolled back: {error}"
-                report = replace(report, rolled_back_to=self.rollback(), stopped=reason)
+                harm = str(error)
+            if harm:
+                report = replace(report, rolled_back_to=self._harmed(), stopped=f"rolled back: {harm}")
             return report
+
+    def thaw(self) -> None:
+        """Let learning go on after `metrics()["frozen"]`: the guard had to roll back three times without a good save.
+
+        First find out what the stream did; the memory still holds it.
+        """
+        with self._learning:
+            self._exam.thaw()
 
     def warm_up(self) -> float:
         """Embed a batch and take a step that does not count; returns the seconds a step takes on this device.
@@ -249,11 +264,7 @@ class Learner:
         samples = self._samples(x)
         z = self._embed(samples)
         with self._data:
-            if self._novelty is None or self._memory.seen > 1.5 * self._novelty_seen:
-                bank = self._embed(self._past().samples) if len(self._memory) else z[:0]
-                self._novelty = self._make_novelty(bank)
-                self._novelty_seen = self._memory.seen
-            scores = self._novelty.score(z)
+            scores = self._past.novelty(z, self._loop.attempts)
         return scores if self._is_batch(x) else scores[0]
 
     @property
@@ -281,10 +292,13 @@ class Learner:
         """Write everything to the state directory; returns the generation once it is safely on disk.
 
         With `trial`, this generation and those saved after it are on trial until `mark_good`: the next open runs
-        the newest, the one after returns to the last good generation. Observing need not wait for the disk. Raises
-        StateError when the disk refuses or the state is not finite; the last generation is intact.
+        the newest, the one after returns to the last good generation. Without it the past is examined first, and
+        weights that did it harm are rolled back before they could count as good. Observing need not wait for the
+        disk. Raises StateError when the disk refuses or the state is not finite; the last generation is intact.
         """
         with self._learning:
+            if not trial:
+                self._prove()
             checkpoint, slots = self._alive(), self._trainer.state()
             check_state(self.bundle.manifest, slots, "learned state (call rollback())", StateError)
             with self._data:
@@ -294,12 +308,22 @@ class Learner:
                 arrays = {f"{part}.{name}": v for part, tensors in parts.items() for name, v in tensors.items()}
                 metadata = {"hyper": json.dumps(dict(self.hyper)), "labels": json.dumps(self._head.labels)}
                 pending = checkpoint.prepare(arrays, metadata, trial)
-            return checkpoint.write(pending)
+            generation, self._saved = checkpoint.write(pending), self._trainer.shown
+            if not trial:
+                self._good, self._exam.harms = self._saved, 0
+            return generation
 
     def mark_good(self) -> int:
-        """What was saved on trial has proved itself: it stays. Returns its generation; nothing on trial, no effect."""
+        """What was saved on trial has proved itself: it stays. Returns its generation; nothing on trial, no effect.
+
+        The past is examined first; after a harm the trial is over and the last good generation is returned to.
+        """
         with self._learning:
-            return self._alive().store.mark_good()
+            store = self._alive().store
+            if self._prove():
+                return store.generation
+            generation, self._good, self._exam.harms = store.mark_good(), self._saved, 0
+            return generation
 
     def rollback(self, to_factory: bool = False) -> int:
         """Return every slot to the last good generation saved, or to the factory state (generation 0).
@@ -313,6 +337,8 @@ class Learner:
             self._trainer.load(saved.part("slot") if saved else self.bundle.state())
             self._rollbacks += 1
             self._encoder_changed()
+            self._good = self._saved = self._trainer.shown
+            self._exam.steps = 0
             return saved.generation if saved else 0
 
     def metrics(self) -> dict[str, Any]:
@@ -326,6 +352,7 @@ class Learner:
                 "steps": self._loop.steps,
                 "rejected": self._loop.rejected,
                 "rollbacks": self._rollbacks,
+                "frozen": self._exam.frozen,
                 "step_seconds": self._loop.step_seconds,
                 "memory_bytes": self._memory.nbytes,
                 "saturated_values": self._memory.saturated,
@@ -382,40 +409,38 @@ class Learner:
             self._drifted = True
             _log.info("drift %d (%s) after %d samples", self._monitor.events, self._monitor.last, self._observed)
 
-    def _past(self) -> Draw:
-        """Remembered samples that stand for the past; the caller holds _data, and the memory is not empty."""
-        return self._memory.sample(min(BANK, len(self._memory)), self._loop.attempts)
-
     def _consolidate(self) -> None:
         """After drift: what was learned so far becomes the past, as the bundle's strategy has it.
 
         The importances that some strategies measure come from remembered samples older than the latest.
         """
         with self._data:
-            if not self._drifted or not len(self._memory):
+            samples = self._past.older(self._loop.attempts) if self._drifted else None
+            if samples is None:
                 return
-            self._drifted, past = False, self._past()
-        samples = past.samples[past.recent :] if past.recent < len(past.samples) else past.samples
+            self._drifted = False
         probes = probe_signs(self.seed, self._loop.attempts, (len(samples), self.bundle.manifest.embedding_dim))
         self._trainer.consolidate(samples, probes, self.hyper)
 
     def _encoder_changed(self) -> None:
-        """What was kept in the old embedding follows: embedded again, now or when next used, or moved.
+        self._past.follow(self._trainer.shown, self._loop.attempts)
 
-        Costs 2 BANK embeddings.
-        """
-        with self._data:
-            past = self._past() if len(self._memory) else None
-        moved = None
-        if past is not None:  # outside the lock: observe need not wait
-            after = self._embed(past.samples)
-            moved = Displacement(self._embed(past.samples, self._followed), after)
-        with self._data:
-            self._head.invalidate(moved)
-            self._novelty, self._followed = None, self._trainer.shown
-            if past is not None:
-                self._memory.refresh(past, after)
-                self._monitor.rebase(after[: past.recent], moved)
+    def _examine(self) -> str:
+        """What learning did to the past since the last good generation; "" for nothing."""
+        self._exam.steps = 0
+        return self._past.examine(self._good, self._trainer.shown, self._exam, self._loop.attempts)
+
+    def _prove(self) -> bool:
+        """Examine what has not been examined, before it may count as good; whether it had to be rolled back."""
+        harm = self._examine() if self._exam.steps else ""
+        if harm:
+            _log.warning("rolled back to generation %d: %s", self._harmed(), harm)
+        return bool(harm)
+
+    def _harmed(self) -> int:
+        """Roll back what did harm, and remember that it did; returns the generation."""
+        self._exam.harms += 1
+        return self.rollback()
 
     def _resume(self, saved: Saved) -> None:
         try:
@@ -424,7 +449,8 @@ class Learner:
             for name, part in self._parts.items():
                 if tensors := saved.part(name):  # a memory lost to a bad disk has none and starts empty
                     part.restore(tensors)
-            self._head.restore(saved.part("head"), json.loads(saved.metadata["labels"]))
+            if tensors := saved.part("head"):
+                self._head.restore(tensors, json.loads(saved.metadata["labels"]))
             for name, value in json.loads(saved.metadata["hyper"]).items():
                 self.hyper[name] = value
             self._observed, self._rollbacks, drifted = (int(v) for v in saved.part("learner")["counts"])
@@ -432,4 +458,5 @@ class Learner:
             raise StateMismatchError(f"saved state is of another edgessl: {error!r}") from None
         self._drifted = bool(drifted)
         self._trainer.load(slots)
-        self._followed = self._trainer.shown
+        self._good = self._saved = self._trainer.shown
+        self._past.resume(self._trainer.shown)
