@@ -21,6 +21,9 @@ import numpy as np
 import torch
 
 from edgessl.checkpoint import Checkpoint
+from edgessl.continual.drifts import tilt_in_low_light
+from edgessl.continual.metrics import mean_and_std
+from edgessl.continual.streams import skewed_shards
 from edgessl.data.digits import open_digits
 from edgessl.device import Bundle, EncoderRunner, FrozenEncoderRunner, Learner
 from edgessl.evaluate import embed, knn_accuracy
@@ -29,7 +32,6 @@ from edgessl.pretrain import pretrain
 from edgessl.recipe import Recipe, build_step
 from edgessl.report import demo_report
 from edgessl.step import METRICS
-from edgessl.streams import mean_and_std, skewed_shards, tilt_in_low_light
 from export import Graphs, export_bundle, trace_graphs
 from federated import federate_in_process
 

@@ -18,13 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
+from edgessl.continual.metrics import mean_and_std
 from edgessl.data import load_shared
 from edgessl.device import EncoderRunner, FrozenEncoderRunner, Learner
 from edgessl.errors import EdgeSSLError
 from edgessl.evaluate import embed, knn_accuracy
 from edgessl.pretrain import Progress, pretrain
 from edgessl.recipe import Part, Recipe, build_step
-from edgessl.streams import mean_and_std
 from export import export_bundle
 
 TEST_SUBJECTS = tuple(range(19, 24))

@@ -29,7 +29,7 @@ Row = dict[str, Any]
 
 
 def run(
-    streams: Sequence[str] = ("split_fashion",),
+    streams: Sequence[str] = ("split_digits",),
     objectives: Sequence[str] = ("vicreg",),
     strategies: Sequence[str] = (),
     seeds: Sequence[int] = (0, 1, 2),

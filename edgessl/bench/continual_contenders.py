@@ -1,4 +1,4 @@
-"""What `edgessl continual bench` compares: a memory policy, a strategy in the step with its hyperparameters, a cut."""
+"""What `edgessl continual bench` compares: a memory policy, a strategy in the step, a cut."""
 
 from __future__ import annotations
 
@@ -18,24 +18,17 @@ class Contender:
     Attributes:
         policy: of the replay memory, `edgessl.device.memory_policy.POLICIES`; "recent" holds the latest samples alone.
         strategy, options: of the step, from `edgessl.continual.strategies`; None for none.
-        hyper: its weights, over its defaults: one value for all streams (see `CHOSEN`).
         latent: learn behind the stream's cut, from int8 latents in a quarter of the memory.
     """
 
     policy: str = "recent"
     strategy: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
-    hyper: Mapping[str, float] = field(default_factory=dict)
     latent: bool = False
 
 
-VALIDATION = "split_fashion, vicreg, seed 100, training samples only"
-# strategy -> weights, chosen there and used on all streams
-CHOSEN: dict[str, dict[str, float]] = {}
-
-
 def _with(strategy: str, policy: str = "recent", **options: Any) -> Contender:
-    return Contender(policy, strategy, options, CHOSEN.get(strategy, {}))
+    return Contender(policy, strategy, options)
 
 
 CONTENDERS: dict[str, Contender] = {

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgessl.data import load_shared
+from edgessl.data import load_shared, open_digits
 from edgessl.data.shared import read_members
 from edgessl.data.source import Kind
 
@@ -55,6 +55,16 @@ def shared_material(
     context, names = contexts(groups, labels)
     keep = context >= 0
     return Material(x[keep], labels[keep], context[keep], held[keep], names, data.train.kind, data.train.units)
+
+
+def digit_pairs() -> Material:
+    """scikit-learn's digits at 16 x 16, two at a time; needs no shared data."""
+    parts = [open_digits(part) for part in ("train", "test")]
+    x = np.concatenate([part.take(np.arange(len(part))) for part in parts])
+    labels = np.concatenate([np.asarray(part.labels) for part in parts])
+    context, names = classes(2)({}, labels)
+    test = np.arange(len(labels)) >= len(parts[0])
+    return Material(x, labels, context, test, names, parts[0].kind, parts[0].units)
 
 
 def gas_by_month() -> Material:

@@ -12,6 +12,7 @@ import numpy as np
 from edgessl.bench.continual_material import (
     Material,
     classes,
+    digit_pairs,
     every_third_execution,
     gas_by_month,
     groups_of,
@@ -153,6 +154,16 @@ _FASHION: dict[str, Any] = {
 _BEARINGS = {"window": 256, "stride": 256}  # 21 ms
 
 SCENARIOS = {
+    "split_digits": Scenario(
+        "scikit-learn's digits at 16 x 16, two at a time; for a first look, in minutes and without downloads",
+        digit_pairs,
+        **IMAGES,
+        per_context=192,
+        test=70,
+        factory=64,
+        factory_epochs=20,
+        bank=192,
+    ),
     "split_fashion": Scenario("Fashion-MNIST at 14 x 14, two classes at a time", **_FASHION),
     "blurry_fashion": Scenario(
         "the same, neighbouring contexts overlapping by half",

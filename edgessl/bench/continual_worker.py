@@ -144,7 +144,7 @@ def _model(chosen: Contender, stream: str, found: Problem, checkpoint: Checkpoin
     scenario = SCENARIOS[stream]
     strategy = None if chosen.strategy is None else Part(name=chosen.strategy, options=dict(chosen.options))
     cut = scenario.cut if chosen.latent else None
-    hyper = {"lr": scenario.lr, **chosen.hyper}
+    hyper = {"lr": scenario.lr}
     calibration = found.factory.take(np.arange(min(256, len(found.factory))))
     if backend == "onnx":
         from export import export_bundle
@@ -184,3 +184,7 @@ class _Latents:
         """Latents (N, *latent) float32 of samples `x` (N, *shape)."""
         parts = [np.ascontiguousarray(x[i : i + BATCH]) for i in range(0, len(x), BATCH)]
         return np.concatenate([self._session.run(["latent"], {"x": part})[0] for part in parts])
+
+
+if __name__ == "__main__":
+    main()

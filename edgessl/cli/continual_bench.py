@@ -21,7 +21,7 @@ from edgessl.cli.options import CommaList, json_flag
         "edgessl continual bench --streams har_subject --strategies replay-reservoir --backends torch,onnx --seeds 0",
     )
 )
-@click.option("--streams", type=CommaList(), metavar="A,B", default="split_fashion", show_default=True, help="Streams.")
+@click.option("--streams", type=CommaList(), metavar="A,B", default="split_digits", show_default=True, help="Streams.")
 @click.option("--objectives", type=CommaList(), metavar="A,B", default="vicreg", show_default=True, help="Objectives.")
 @click.option("--strategies", type=CommaList(), metavar="A,B", help="Strategies; all unless given.")
 @click.option("--seeds", type=CommaList(int), metavar="0,1", default="0,1,2", show_default=True, help="Seeds.")
