@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 from rich.table import Table
 from rich.text import Text
 
-from edgessl.cli.console import QUIET, WARNING, Stages, console, print_json
+from edgessl.cli.console import QUIET, WARNING, Stages, console, print_json, show_facts
 from edgessl.cli.group import examples
 from edgessl.cli.options import json_flag
 
 _MARKS = {"ok": ("\N{CHECK MARK}", "green"), "warn": ("!", WARNING), "missing": ("\N{BULLET}", WARNING)}
 
 
-@click.command(epilog=examples("edgessl doctor", "edgessl doctor --json | jq .capabilities"))
+@click.command(
+    epilog=examples(
+        "edgessl doctor",
+        "edgessl doctor --json | jq .capabilities",
+        "edgessl doctor --device",
+        "edgessl doctor --device --bundle model.edgessl",
+    )
+)
+@click.option("--device", is_flag=True, help="Measure the device path: size on disk, import time, memory.")
+@click.option("--bundle", type=click.Path(path_type=Path), help="With --device: open this bundle and take a step.")
 @json_flag
-def doctor(as_json: bool) -> None:
+def doctor(device: bool, bundle: Path | None, as_json: bool) -> None:
     """Look at this machine: what is installed, and what will work.
 
     A device needs the first capability only. Marks: ✓ all is well, ! works with a limit, • not there; the last
     column says what to do about it.
     """
+    if device:
+        _device(bundle, as_json)
+        return
+    if bundle is not None:
+        raise click.UsageError("--bundle goes with --device.")
     with Stages() as stages:
         stages.update("looking")
         from edgessl.doctor import report
@@ -32,6 +47,31 @@ def doctor(as_json: bool) -> None:
         print_json(found)
     else:
         show_findings(found)
+
+
+_FIGURES = {
+    "installed_mb": ("on disk", "MB, numpy and onnxruntime included"),
+    "import_ms": ("import", "ms"),
+    "own_import_ms": ("of it edgessl", "ms"),
+    "import_rss_mb": ("memory after import", "MB"),
+    "open_ms": ("open to first embedding", "ms"),
+    "open_rss_mb": ("memory after opening", "MB"),
+    "step_ms": ("training step", "ms"),
+    "learn_rss_mb": ("memory after a step", "MB"),
+}
+
+
+def _device(bundle: Path | None, as_json: bool) -> None:
+    from edgessl.footprint import footprint
+
+    with Stages() as stages:
+        stages.update("measuring")
+        found = footprint(bundle)
+    if as_json:
+        print_json(found)
+    else:
+        names = {key: _FIGURES[key] for key in found}
+        show_facts(console(), [(name, f"{found[key]:g} {unit}") for key, (name, unit) in names.items()])
 
 
 def show_findings(found: dict[str, Any]) -> None:
