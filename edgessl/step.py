@@ -4,9 +4,7 @@ The same object pretrains on a GPU, is traced into the ONNX graph that devices r
 against. It has two halves, so that data-parallel training puts ONE all-reduce between them:
 
     gradient(state, batch, noise, hyper) -> Gradient      loss, its flat gradient, the objective's new slots
-    update(state, gradient, hyper)       -> state, metrics
-
-A continual strategy may have its say in both (`edgessl.continual.strategies`).
+    update(state, gradient, hyper)       -> state, metrics      both may hear a continual strategy
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from torch import Tensor, nn
 
 from edgessl.continual.strategies import Rows, Strategy
 from edgessl.encoders.base import Encoder
-from edgessl.errors import ConfigError
+from edgessl.errors import ConfigError, InputError
 from edgessl.layout import ParameterLayout
 from edgessl.objectives import Batch, Gather, Loss, Objective
 from edgessl.objectives.functional import effective_rank, embedding_std
@@ -243,7 +241,13 @@ class TrainStep:
         autocast: torch.dtype | None = None,
         chunk: int | None = None,
     ) -> tuple[Loss, Tensor | None, State]:
-        """The objective's loss at `theta`, the strategy's term, and the batch statistics the networks saw."""
+        """The objective's loss at `theta`, the strategy's term, and the batch statistics the networks saw.
+
+        Raises:
+            InputError: the strategy needs stored embeddings, which only a memory that keeps them has.
+        """
+        if self.stores and stored is None:
+            raise InputError("stored: the strategy compares with embeddings stored in a replay memory; there are none")
         used = self.views.width
         own = used + self._own_noise
         with torch.no_grad():

@@ -77,6 +77,7 @@ def _show_bundle(path: Path, bundle: Bundle) -> None:
         ("encoder", _component(m.encoder.to_json())),
         ("objective", _component(m.objective.to_json())),
         ("optimizer", _component(m.optimizer.to_json())),
+        *([("strategy", _component(m.strategy.to_json()))] if m.strategy else []),
         ("views", plain(" > ".join(v.name for v in m.views)) or "none"),
         ("parameters", f"{m.theta_size:,} ({', '.join(f'{n:,} {kind}' for kind, n in kinds.items())})"),
         ("step", f"{m.batch_size} samples, {m.noise_shape[1]} random numbers for each"),

@@ -465,3 +465,10 @@ def test_two_with_one_name_are_refused() -> None:
     clash = type("Clash", (STRATEGIES["lwf"],), {"hyper": {"temperature": 1.0}})()
     with pytest.raises(ConfigError, match="two of them have a hyperparameter 'temperature'"):
         TrainStep(tiny_encoder(), objective, build_optimizer("sgd"), Pipeline((), SPEC.shape), strategy=clash)
+
+
+def test_a_step_without_stored_embeddings_says_so() -> None:
+    step = Case("der").step()
+    samples, noise, _ = inputs(step)
+    with pytest.raises(InputError, match="stored in a replay memory"):
+        step(step.initial_state(), samples, noise, hyper_tensors(step.hyper))
