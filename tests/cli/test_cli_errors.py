@@ -35,6 +35,7 @@ MISTAKES = [
     ("export {tmp}/none", "--calibrate"),
     ("export {tmp}/none --calibrate digits --no-int8", "--no-int8"),
     ("export {tmp}/none --no-int8 --set lr=fast", "'lr' takes a number"),
+    ("export {tmp}/none --no-int8 --strategy-option form=predictive", "needs --strategy NAME"),
     ("inspect {tmp}/none", "none"),
     ("inspect {tmp}", "manifest.json"),
     ("inspect {readme}", "neither a bundle nor"),
@@ -133,3 +134,10 @@ def test_a_closed_pipe_is_no_error() -> None:
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("Usage:")
     assert done.stderr == ""
+
+
+def test_an_unknown_strategy_lists_those_there_are(run, made, tmp_path: Path) -> None:
+    found = run("export", made.checkpoint, "--no-int8", "--strategy", "rehearsal", "-o", tmp_path / "x", expect=2)
+    assert "unknown strategy 'rehearsal'" in found.stderr
+    assert "cassle" in found.stderr
+    assert not (tmp_path / "x").exists()
