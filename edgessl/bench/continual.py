@@ -121,6 +121,8 @@ def _jobs(
         for objective in objectives:
             for seed in seeds:
                 for strategy in strategies:
+                    if CONTENDERS[strategy].latent and not SCENARIOS[stream].cut:
+                        continue
                     for backend in backends if strategy not in ("random", "frozen") else backends[:1]:
                         yield dict(zip(KEY, (stream, objective, strategy, backend, seed), strict=True))
 

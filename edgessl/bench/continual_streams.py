@@ -41,11 +41,12 @@ class Scenario:
         test: test samples per context, evenly spaced, the same for every seed.
         factory: samples of the first context that the encoder is pretrained on, none of them in the stream.
         factory_epochs: passes over them, in batches of 64.
-        cut: stage of the encoder behind which latent replay learns.
+        cut: stage of the encoder behind which latent replay learns; "" where a quarter of the memory would not hold a
+            batch of any latents.
         lr: of the factory and of the device, AdamW.
         steps, chunk: training steps of `BATCH` samples after every `chunk` samples.
         memory: raw float32 samples that fit into the device's memory.
-        bank: samples of the stream per context whose labels the judge's classifiers may use.
+        bank: training samples per context, the stream's first, whose labels the judge's classifiers may use.
         recorded: samples of a context keep their order; else they are shuffled by the seed.
         arrange: what else is done to the order.
     """
@@ -57,12 +58,12 @@ class Scenario:
     test: int
     factory: int
     factory_epochs: int
-    cut: str
+    cut: str = ""
     lr: float = 4e-3
-    steps: int = 2
+    steps: int = 6
     chunk: int = 32
-    memory: int = 256
-    bank: int = 200
+    memory: int = 128
+    bank: int = 256
     encoder_options: Mapping[str, Any] = field(default_factory=dict)
     recorded: bool = False
     arrange: Callable[[Order, int], Order] = lambda order, seed: order
@@ -99,7 +100,9 @@ def problem(name: str, seed: int) -> Problem:
     scenario = SCENARIOS[name]
     found = scenario.load()
     rng = np.random.default_rng([seed, 61])
-    train, test = [], []
+    train: list[Array] = []
+    bank: list[Array] = []
+    test: list[Array] = []
     factory = np.zeros(0, np.int64)
     for context in range(len(found.names)):
         asked = np.flatnonzero((found.contexts == context) & found.test)
@@ -107,13 +110,14 @@ def problem(name: str, seed: int) -> Problem:
         if context == 0:
             factory, own = own[: scenario.factory], own[scenario.factory :]
         train.append(np.sort(own[: scenario.per_context]))
+        bank.append(np.sort(own[: scenario.bank]))
         if seed >= VALIDATION_SEED:
-            asked = own[scenario.per_context :]
+            asked = own[max(scenario.per_context, scenario.bank) :]
             if len(asked) == 0:
-                raise ConfigError(f"stream {name}: the stream takes all training samples of context {context}")
+                raise ConfigError(f"stream {name}: no training samples are left to validate on in context {context}")
         test.append(_spread(asked, scenario.test))
     chosen, asked = np.concatenate(train), np.concatenate(test)
-    labelled = np.concatenate([_spread(own, scenario.bank) for own in train])
+    labelled = np.concatenate(bank)
     order = by_group(found.contexts[chosen], seed=None if scenario.recorded else seed)
     order = Order(order.indices, order.contexts, found.names)
     shape = found.samples.shape[1:]
@@ -141,13 +145,13 @@ def _source(found: Material, rows: Array) -> Source:
 
 VALIDATION_SEED = 100
 BATCH = 32  # samples per training step: half recent, half remembered
-IMAGES: dict[str, Any] = {"encoder": "ds_cnn_s", "cut": "block3"}
-SIGNALS: dict[str, Any] = {"encoder": "cnn1d", "cut": "block1", "lr": 2e-3}
+IMAGES: dict[str, Any] = {"encoder": "ds_cnn_s"}
+SIGNALS: dict[str, Any] = {"encoder": "cnn1d", "lr": 2e-3}
 _FASHION: dict[str, Any] = {
     "load": partial(shared_material, "fashion_mnist", {}, classes(2), pool=2),
     **IMAGES,
-    "per_context": 384,
-    "test": 150,
+    "per_context": 128,
+    "test": 300,
     "factory": 512,
     "factory_epochs": 5,
 }
@@ -158,11 +162,10 @@ SCENARIOS = {
         "scikit-learn's digits at 16 x 16, two at a time; for a first look, in minutes and without downloads",
         digit_pairs,
         **IMAGES,
-        per_context=192,
+        per_context=128,
         test=70,
         factory=64,
         factory_epochs=20,
-        bank=192,
     ),
     "split_fashion": Scenario("Fashion-MNIST at 14 x 14, two classes at a time", **_FASHION),
     "blurry_fashion": Scenario(
@@ -179,38 +182,43 @@ SCENARIOS = {
         "CIFAR-100 subset at 16 x 16, ten classes at a time",
         partial(shared_material, "cifar100_sub", {}, classes(10), pool=2),
         **IMAGES,
-        per_context=192,
+        cut="block4",
+        per_context=64,
         test=100,
+        bank=128,
         factory=512,
         factory_epochs=5,
-        bank=192,
     ),
     "fsdd_speaker": Scenario(
         "spoken digits, one speaker after the other",
         partial(shared_material, "fsdd", {"n_mels": 32, "hop": 512}, groups_of("speaker")),
         **IMAGES,
-        per_context=320,
+        cut="block4",
+        per_context=128,
         test=50,
         factory=128,
         factory_epochs=20,
+        steps=5,
     ),
     "har_device": Scenario(
         "activities by phone, then by watch; people never seen test",
         phone_then_watch,
         **SIGNALS,
-        per_context=960,
-        test=400,
+        cut="block2",
+        per_context=320,
+        test=600,
         factory=512,
         factory_epochs=5,
-        bank=400,
+        bank=512,
         recorded=True,
     ),
     "har_subject": Scenario(
         "activities by phone, four people after the other; other executions test",
         partial(shared_material, "har_phone_watch", {}, groups_of("subject", 4), every_third_execution),
         **SIGNALS,
-        per_context=400,
-        test=200,
+        cut="block2",
+        per_context=160,
+        test=250,
         factory=128,
         factory_epochs=20,
         recorded=True,
@@ -219,8 +227,9 @@ SCENARIOS = {
         "activities and postures, three people after the other; second recordings test",
         partial(shared_material, "hapt", {}, groups_of("user", 3), second_experiment),
         **SIGNALS,
-        per_context=288,
-        test=150,
+        cut="block2",
+        per_context=96,
+        test=200,
         factory=384,
         factory_epochs=7,
         recorded=True,
@@ -229,8 +238,8 @@ SCENARIOS = {
         "bearing faults, one motor load after the other; the end of each recording tests",
         partial(shared_material, "cwru_12k_de", _BEARINGS, groups_of("load_hp"), last_third, both=True),
         **SIGNALS,
-        per_context=480,
-        test=250,
+        per_context=160,
+        test=300,
         factory=512,
         factory_epochs=5,
     ),
@@ -238,22 +247,21 @@ SCENARIOS = {
         "gas sensors ageing over 36 months, one batch after the other, shuffled within",
         gas_by_month,
         "mlp",
-        per_context=384,
+        lr=2e-3,
+        per_context=96,
         test=150,
         factory=128,
         factory_epochs=20,
-        cut="block1",
-        lr=2e-3,
+        bank=96,
     ),
     "nmnist": Scenario(
         "N-MNIST event counts at 17 x 17, two digits at a time",
         partial(shared_material, "nmnist_small", {}, classes(2), pool=2),
         **IMAGES,
-        per_context=160,
+        per_context=96,
         test=20,
         factory=40,
         factory_epochs=80,
-        steps=3,
-        chunk=16,
+        bank=150,
     ),
 }
