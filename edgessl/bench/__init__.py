@@ -22,6 +22,7 @@ BENCHES: dict[str, str] = {
     "device": "edgessl.bench.device:run",
     "latent": "edgessl.bench.latent:run",
     "faults": "edgessl.bench.faults:run",
+    "attacks": "edgessl.bench.attacks:run",
     "drift": "edgessl.bench.drift:run",
     "spiking": "edgessl.bench.spiking:run",
     "spiking_continual": "edgessl.bench.spiking_continual:run",
