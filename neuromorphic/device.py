@@ -294,18 +294,23 @@ class SpikingLearner:
             return saved.generation if saved else 0
 
     def metrics(self) -> dict[str, Any]:
-        """A snapshot of the counters and budgets."""
+        """A snapshot of the counters and budgets, under the dense learner's names where they mean the same.
+
+        What is remembered is what waits to be learned from; drift is not watched, so that there are no events.
+        """
         with self._lock:
             store = self._alive()
             return {
                 "observed": self._observed,
                 "pending": len(self._pending),
+                "remembered": len(self._pending),
+                "memory_bytes": self.settings.queue_bytes,
+                "drift_events": 0,
                 "dropped": self._dropped,
                 "steps": self._steps,
                 "rejected": self._rejected,
                 "rollbacks": self._rollbacks,
                 "rate": float(np.mean(self._rates)) if self._rates else None,
-                "queue_bytes": self.settings.queue_bytes,
                 "prototypes": len(self._readout),
                 "labels": list(self._readout.labels),
                 "generation": store.generation,

@@ -22,7 +22,7 @@ import numpy as np
 from edgessl.bench.continual_streams import Problem, problem
 from edgessl.bench.spiking_data import Case
 from edgessl.bench.spiking_systems import BALANCE_RATE, BALANCE_SAMPLES, HIDDEN, LOCAL, learn_locally, local_network
-from edgessl.continual.judge import Judge, Verdict
+from edgessl.continual.judge import KINDS, Judge
 from edgessl.continual.metrics import mean_and_std, summarize
 from edgessl.continual.streams import Stream
 from edgessl.device.files import write_atomically
@@ -60,10 +60,9 @@ def run(
         progress: told in a line what was done.
 
     Returns:
-        {"bench", "machine", "versions", "settings", "summary", "rows"}. A row has stream, system, seed, and three
-        accuracy matrices (T + 1, T) with their figures: "aware" and "pooled" are 20 nearest neighbours among labelled
-        samples of the context, or of all contexts; "prototypes" is the device's own read-out, which heard each label
-        once, as its sample came, and keeps at most 200 prototypes.
+        {"bench", "machine", "versions", "settings", "summary", "rows"}. A row has stream, system, seed, and accuracy
+        matrices (T + 1, T) with their figures: by the judge's KINDS, and "prototypes", the device's own read-out, which
+        heard each label once, as its sample came, and keeps at most 200 prototypes.
 
     Raises:
         ConfigError: an unknown name.
@@ -85,7 +84,7 @@ def run(
             **follow(problem(stream, seed), system, seed, GAIN[stream]),
         }
         rows.append({**row, "seconds": round(time.process_time() - began, 1)})
-        figures = row["pooled"]
+        figures = row["linear"]
         progress(
             f"{stream} {system} {seed}: final {figures['final_accuracy']:.3f}, forgetting {figures['forgetting']:+.3f}"
         )
@@ -129,12 +128,9 @@ def follow(given: Problem, system: str, seed: int, gain: float) -> Row:
             found.append(judge.verdict(features))
             own.append(_own_accuracy(read_out, features(given.test.samples), given))
             positions.append(stream.position)
+    matrices = {kind: np.stack([verdict[kind] for verdict in found]) for kind in KINDS} | {"prototypes": np.array(own)}
     row: Row = {"prototypes_used": len(read_out)}
-    for name, matrix in (
-        ("aware", _matrix(found, "knn_aware")),
-        ("pooled", _matrix(found, "knn")),
-        ("prototypes", np.array(own)),
-    ):
+    for name, matrix in matrices.items():
         figures = summarize(matrix, positions).to_json()
         row[name] = {"matrix": matrix.tolist(), **{key: figures[key] for key in FIGURES}}
     return row
@@ -154,10 +150,6 @@ def _own_accuracy(read_out: Any, features: Array, given: Problem) -> Array:
     return np.array([right[given.test.contexts == c].mean() for c in range(given.test.contexts.max() + 1)])
 
 
-def _matrix(found: Sequence[Verdict], name: str) -> Array:
-    return np.array([verdict[name] for verdict in found])
-
-
 def summary(rows: Sequence[Row]) -> list[Row]:
     """Mean and sample standard deviation over seeds of every figure, per stream, system and way of judging."""
     keys = list(dict.fromkeys((row["stream"], row["system"]) for row in rows))
@@ -165,7 +157,7 @@ def summary(rows: Sequence[Row]) -> list[Row]:
         {"stream": stream, "system": system, "judged": judged,
          **{figure: mean_and_std([row[judged][figure] for row in rows if (row["stream"], row["system"]) == key])
             for figure in FIGURES}}
-        for key in keys for stream, system in [key] for judged in ("aware", "pooled", "prototypes")
+        for key in keys for stream, system in [key] for judged in (*KINDS, "prototypes")
     ]  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from edgessl.bench.spiking_data import Case, Data
 Row = dict[str, Any]
 Array = np.ndarray[Any, np.dtype[Any]]
 RATES = (1e-3, 3e-3)
-LOWER = (3e-4, 1e-3, 3e-3)  # without spikes, 3e-3 is too much for some
+LOWER = (1e-4, 3e-4, 1e-3)  # without spikes, 3e-3 is too much
 GRID: dict[str, tuple[float, ...]] = {
     "input": (), "random": (), "predictive": RATES, "contrast": RATES, "dense": LOWER, "dense contrast": LOWER,
     "liquid": LOWER, "stdp": (0.0, -2.0), "delta": (), "espp": (0.0, -1.0),

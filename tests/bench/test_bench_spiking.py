@@ -44,7 +44,7 @@ def test_rows_say_what_was_trained_and_a_bench_goes_on_where_it_was(tiny: None, 
     assert one["std"] == pytest.approx(np.std(values, ddof=1))
     said.clear()
     again = spiking.run(systems=["random", "dense"], seeds=1, out=str(out), progress=said.append)
-    assert [line.split(":")[0] for line in said] == ["digits dense 0 0.003"]
+    assert [line.split(":")[0] for line in said] == ["digits dense 0 0.001"]
     assert json.loads(out.read_text())["rows"] == again["rows"]
     assert again["rows"][: len(rows)] == rows
 

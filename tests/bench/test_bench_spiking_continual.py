@@ -8,7 +8,7 @@ import pytest
 
 from edgessl.bench import load_bench, spiking_continual
 from edgessl.bench.continual_streams import Problem
-from edgessl.continual.judge import Labelled
+from edgessl.continual.judge import KINDS, Labelled
 from edgessl.continual.metrics import summarize
 from edgessl.continual.streams import Budget, by_group
 from edgessl.data import array_source
@@ -42,14 +42,14 @@ def test_a_stream_gives_matrices_and_their_figures(monkeypatch: pytest.MonkeyPat
     found = load_bench("spiking_continual")(**chosen, seeds=1, progress=said.append)
     assert len(said) == 2
     for row in found["rows"]:
-        for judged in ("aware", "pooled", "prototypes"):
+        for judged in (*KINDS, "prototypes"):
             matrix = np.array(row[judged]["matrix"])
             assert matrix.shape == (3, 2)
             figures = summarize(matrix, [0, 64, 128]).to_json()
             assert row[judged]["final_accuracy"] == figures["final_accuracy"]
             assert row[judged]["forgetting"] == figures["forgetting"]
-        assert (np.array(row["aware"]["matrix"]) >= np.array(row["pooled"]["matrix"])).all()  # two classes, then four
-    frozen = np.array(found["rows"][0]["pooled"]["matrix"])
+        assert (np.array(row["knn_aware"]["matrix"]) >= np.array(row["knn"]["matrix"])).all()  # two classes, then four
+    frozen = np.array(found["rows"][0]["knn"]["matrix"])
     assert (frozen == frozen[0]).all()  # what does not learn does not change
     own = np.array(found["rows"][0]["prototypes"]["matrix"])
     assert own[0].tolist() == [0, 0]
@@ -59,7 +59,7 @@ def test_a_stream_gives_matrices_and_their_figures(monkeypatch: pytest.MonkeyPat
     again = spiking_continual.run(**chosen, seeds=1, progress=said.append)
     assert not said
     assert again["rows"] == json.loads(out.read_text())["rows"] == found["rows"]
-    assert {s["judged"] for s in again["summary"]} == {"aware", "pooled", "prototypes"}
+    assert {s["judged"] for s in again["summary"]} == {*KINDS, "prototypes"}
 
 
 def test_an_unknown_stream_is_refused() -> None:
