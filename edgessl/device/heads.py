@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgessl.device.drift_compensation import Displacement
-from edgessl.device.heads_classifiers import CLASSIFIERS, Classifier, rejection_threshold, softmax
+from edgessl.device.guard_past import Probe
+from edgessl.device.heads_classifiers import CLASSIFIERS, Classifier, NearestMean, rejection_threshold, softmax
 from edgessl.device.tensors import Array
 from edgessl.errors import BudgetError, ConfigError, InputError, StateMismatchError
 
@@ -16,6 +17,7 @@ Float = npt.NDArray[np.float32]
 PER_LABEL = 16
 MAX_LABEL = 64
 UNKNOWN = "unknown"
+PROBES = 8  # exemplars that say something together
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,17 @@ class FewLabelHead:
         classifier, threshold = self._fitted
         wide = z.astype(np.float64)
         return answers(self.labels, classifier.logits(wide), classifier.similarity(wide), threshold)
+
+    def probe(self, embed: Callable[[Float], Float]) -> Probe | None:
+        """How many exemplars the means of the others recognise, embedded by `embed`; None of fewer than 8."""
+        used = np.flatnonzero(self._owner >= 0)
+        owners = self._owner[used]
+        paired = np.bincount(owners, minlength=1)[owners] > 1
+        if paired.sum() < PROBES or len(self.labels) < 2:
+            return None
+        similarity = NearestMean(embed(self._samples[used]).astype(np.float64), owners).without_own()
+        right = similarity.argmax(1)[paired] == owners[paired]
+        return Probe(int(right.sum()), int(paired.sum()), self._clock)
 
     def tensors(self) -> dict[str, Array]:
         """What a checkpoint needs besides `labels`."""

@@ -48,12 +48,15 @@ class NearestMean:
 
     def leave_one_out(self) -> Matrix:
         """See Classifier."""
+        paired = np.bincount(self._owners)[self._owners] > 1
+        return np.asarray(self.without_own().max(1)[paired])
+
+    def without_own(self) -> Matrix:
+        """Cosine (M, K) of each fitted embedding to every label's mean, to its own label's mean without itself."""
         similarity = self._z @ self._means.T
         alone = unit(self._sums[self._owners] - self._z)
-        rows = np.arange(len(self._z))
-        similarity[rows, self._owners] = (alone * self._z).sum(1)
-        paired = np.bincount(self._owners)[self._owners] > 1
-        return np.asarray(similarity.max(1)[paired])
+        similarity[np.arange(len(self._z)), self._owners] = (alone * self._z).sum(1)
+        return np.asarray(similarity)
 
 
 class NearestNeighbours(NearestMean):

@@ -65,6 +65,9 @@ class PrototypeHead:
             logits = unit(z) @ self._fitted[0].T + self._fitted[1]
         return answers(self.labels, logits, similarity, -np.inf)
 
+    def probe(self, embed: Callable[[Float], Float]) -> None:
+        """No exemplars, no probes."""
+
     def tensors(self) -> dict[str, Array]:
         """What a checkpoint needs besides `labels`."""
         s = self._statistics

@@ -356,6 +356,7 @@ class Learner:
                 "step_seconds": self._loop.step_seconds,
                 "memory_bytes": self._memory.nbytes,
                 "saturated_values": self._memory.saturated,
+                "repeated_samples": self._memory.repeated,
                 "exemplar_bytes": self._head.nbytes,
                 "labels": list(self._head.labels),
                 "drift_events": self._monitor.events,

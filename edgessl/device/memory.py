@@ -42,6 +42,9 @@ class ReplayMemory:
     written to the slot that became free, one write a sample. Draws and policies depend on (seed, counts) and the
     embeddings only: adding one by one or in batches gives the same memory, and nothing of a generator needs saving.
 
+    Of equal samples in a row, as a stuck sensor gives them, REPEATS are remembered; the others are counted
+    (`repeated`), lest they replace the past.
+
     `policy`: one of memory_policy.POLICIES; "recent" has the ring alone. `codec`: how samples are stored.
     `embedding_dim`: D, for policies that look at embeddings. `stored_dim`: D, to keep every sample's embedding as it
     was observed; 0 keeps none. The budget covers samples, stored embeddings and the policy's; 16 bytes of
@@ -49,6 +52,8 @@ class ReplayMemory:
 
     Raises BudgetError, which says the minimum, when fewer than `least` (>= 2) samples fit.
     """
+
+    REPEATS = 8
 
     def __init__(
         self,
@@ -74,7 +79,9 @@ class ReplayMemory:
             )
         ring = max(1, capacity // 4)
         capacity = ring if policy == "recent" else capacity
-        self.seed, self.seen, self.saturated = seed, 0, 0  # saturated: values the codec could not hold
+        self.seed, self.seen = seed, 0
+        self.saturated = 0  # values the codec could not hold
+        self.repeated = self._run = 0  # samples passed over; how many in a row were equal to the latest
         self._ring, self._size = ring, size
         self._policy = build_policy(policy, capacity - ring, embedding_dim, seed)
         self._kind = f"{policy}, {self._codec.name}, {stored_dim} numbers stored"
@@ -119,7 +126,12 @@ class ReplayMemory:
         encoded, beyond = self._codec.encode(batch)
         self.saturated += beyond
         for i, sample in enumerate(encoded):
-            self._add(sample, None if z is None or not dim else z[i])
+            latest = self._slots[self._place[(self.seen - 1) % self._ring]] if self.seen else None
+            self._run = self._run + 1 if latest is not None and np.array_equal(sample, latest) else 0
+            if self._run < self.REPEATS:
+                self._add(sample, None if z is None or not dim else z[i])
+            else:
+                self.repeated += 1
 
     def _add(self, sample: Array, z: Float | None) -> None:
         place, leaving = self.seen % self._ring, self.seen - self._ring
@@ -199,14 +211,16 @@ class ReplayMemory:
             "fresh": self._fresh,
             "place": self._place,
             "number": self._number,
-            "counts": np.array([self.seen, self.capacity, self.seed, self.saturated], np.int64),
+            "counts": np.array(
+                [self.seen, self.capacity, self.seed, self.saturated, self.repeated, self._run], np.int64
+            ),
             "kind": np.frombuffer(self._kind.encode(), np.uint8),
             **{f"policy.{name}": array for name, array in self._policy.tensors().items()},
         }
 
     def restore(self, tensors: Mapping[str, Array]) -> None:
         """Become what `tensors()` described; StateMismatchError when settings or shapes differ."""
-        seen, capacity, seed, saturated = (int(v) for v in tensors["counts"])
+        seen, capacity, seed, saturated, repeated, run = (int(v) for v in tensors["counts"])
         kind = tensors["kind"].tobytes().decode()
         if (capacity, seed, kind) != (self.capacity, self.seed, self._kind):
             raise StateMismatchError(
@@ -225,6 +239,6 @@ class ReplayMemory:
                 )
         for name, target in targets.items():
             target[...] = tensors[name]
-        self.seen, self.saturated = seen, saturated
+        self.seen, self.saturated, self.repeated, self._run = seen, saturated, repeated, run
         prefix = "policy."
         self._policy.restore({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})

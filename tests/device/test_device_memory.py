@@ -206,6 +206,23 @@ def test_byte_memory_takes_a_quarter_and_counts_what_it_cannot_hold():
     assert again.saturated == memory.saturated
 
 
+@pytest.mark.parametrize("codec", [None, ByteCodec()])
+def test_a_stuck_sensor_does_not_replace_the_past(codec):
+    whole, single = (ReplayMemory(4 * 40, (1,), codec=codec) for _ in range(2))
+    x = np.concatenate([stream(100) / 255, np.full((500, 1), 1 / 255, np.float32), stream(3) / 255])
+    whole.add(x)
+    for row in x:
+        single.add(row[None])
+    assert bits(whole) == bits(single)
+    assert whole.repeated == 500 - ReplayMemory.REPEATS
+    assert whole.seen == 103 + ReplayMemory.REPEATS
+    again = ReplayMemory(4 * 40, (1,), codec=codec)
+    again.restore(whole.tensors())
+    for memory in (whole, again):
+        memory.add(np.full((20, 1), 2 / 255, np.float32))
+    assert bits(whole) == bits(again)
+
+
 def test_errors():
     with pytest.raises(BudgetError, match=r"99 bytes hold 1 samples of 64 bytes.*give 128 bytes"):
         ReplayMemory(99, (1, 4, 4))

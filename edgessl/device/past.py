@@ -1,0 +1,103 @@
+"""What a learner keeps of the past, and keeps true while the encoder changes."""
+
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from edgessl.device.drift import DriftMonitor
+from edgessl.device.drift_compensation import Displacement
+from edgessl.device.guard_past import Examination, harm
+from edgessl.device.heads import FewLabelHead
+from edgessl.device.heads_prototypes import PrototypeHead
+from edgessl.device.memory import Draw, ReplayMemory
+from edgessl.device.novelty import Novelty
+from edgessl.device.runners import Weights
+
+Float = npt.NDArray[np.float32]
+BANK = 64  # remembered samples that stand for the past
+
+
+class Embed(Protocol):
+    """Embeddings (N, D) of samples by the present weights, or by others."""
+
+    def __call__(self, samples: Float, theta: Weights | None = None) -> Float:
+        """Raises StateError when they are not finite."""
+
+
+class Past:
+    """Memory, head, drift monitor and novelty of one learner; `lock` guards them against other threads.
+
+    What is kept in embeddings is kept in those of the weights that `follow` was last told.
+    """
+
+    def __init__(
+        self,
+        memory: ReplayMemory,
+        head: FewLabelHead | PrototypeHead,
+        monitor: DriftMonitor,
+        make_novelty: Callable[[Float], Novelty],
+        embed: Embed,
+        lock: threading.RLock,
+    ) -> None:
+        self.memory, self.head, self.monitor = memory, head, monitor
+        self._make_novelty, self._embed, self._lock = make_novelty, embed, lock
+        self._weights: Weights | None = None
+        self._novelty: Novelty | None = None
+        self._novelty_seen = 0
+
+    def draw(self, t: int) -> Draw | None:
+        """Draw number `t` of remembered samples, half of them recent; None while there are none."""
+        with self._lock:
+            return self.memory.sample(min(BANK, len(self.memory)), t) if len(self.memory) else None
+
+    def older(self, t: int) -> Float | None:
+        """Remembered samples older than the latest, or the latest while there are no others; None while none."""
+        draw = self.draw(t)
+        if draw is None:
+            return None
+        return draw.samples[draw.recent :] if draw.recent < len(draw.samples) else draw.samples
+
+    def resume(self, weights: Weights) -> None:
+        """What is kept is in the embedding of `weights` already."""
+        self._weights = weights
+
+    def follow(self, weights: Weights, t: int) -> None:
+        """The encoder has changed to `weights`: embed again, now or when next used, or move along.
+
+        Costs 2 BANK embeddings.
+        """
+        past, moved = self.draw(t), None
+        if past is not None:  # outside the lock: observe need not wait
+            after = self._embed(past.samples, weights)
+            moved = Displacement(self._embed(past.samples, self._weights), after)
+        with self._lock:
+            self.head.invalidate(moved)
+            self._novelty, self._weights = None, weights
+            if past is not None:
+                self.memory.refresh(past, after)
+                self.monitor.rebase(after[: past.recent], moved)
+
+    def novelty(self, z: Float, t: int) -> npt.NDArray[np.float64]:
+        """Scores (N,) of embeddings (N, D); see novelty.Novelty."""
+        with self._lock:
+            if self._novelty is None or self.memory.seen > 1.5 * self._novelty_seen:
+                past = self.draw(t)
+                self._novelty = self._make_novelty(z[:0] if past is None else self._embed(past.samples))
+                self._novelty_seen = self.memory.seen
+            return self._novelty.score(z)
+
+    def examine(self, good: Weights, now: Weights, exam: Examination, t: int) -> str:
+        """What `now` has done to the past that `good` had not, "" for nothing; see guard_past.
+
+        Costs 2 BANK embeddings, and two of each exemplar.
+        """
+        past = self.older(t)
+        found = "" if past is None else harm(self._embed(past, good), self._embed(past, now))
+        with self._lock:
+            probe = self.head.probe(lambda x: self._embed(x, now))
+            if probe is not None and exam.unknown(probe):
+                exam.probes(self.head.probe(lambda x: self._embed(x, good)))
+        return found or exam.probes(probe)
