@@ -147,6 +147,7 @@ def test_resume_equals_an_uninterrupted_run(bundle, kit, tmp_path):
     with Learner.open(bundle, tmp_path / "a", memory_bytes=100 * 64) as straight:
         for i in range(8):
             live(straight, i)
+            straight.save()
         expected = everything(straight)
         probe = kit.samples(9, seed=77)
         answers = straight.classify(probe)
