@@ -19,6 +19,8 @@ from edgessl.device.files import write_atomically
 Json = Mapping[str, Any]
 
 GAP = 0.01  # between fine-tuning and joint training; below it there is nothing to recover, only noise
+TARGET = 0.6  # share of the gap
+GAPS = ("gap", "gap, linear")
 # figure of a row -> heading, factor, decimals
 FIGURES = {
     "final_accuracy": ("final", 100, 1),
@@ -27,24 +29,27 @@ FIGURES = {
     "backward_transfer": ("backward", 100, 1),
     "forward_transfer": ("forward", 100, 1),
     "plasticity": ("plasticity", 100, 1),
-    "linear_aware.final_accuracy": ("final, aware", 100, 1),
-    "linear_aware.backward_transfer": ("backward, aware", 100, 1),
-    "knn.final_accuracy": ("final, kNN", 100, 1),
-    "knn.backward_transfer": ("backward, kNN", 100, 1),
+    "online_area": ("online", 100, 1),
+    "knn_aware.final_accuracy": ("final, aware", 100, 1),
+    "knn_aware.backward_transfer": ("backward, aware", 100, 1),
+    "linear.final_accuracy": ("final, linear", 100, 1),
+    "linear.backward_transfer": ("backward, linear", 100, 1),
 }
 TERMINAL = (
     *("final_accuracy", "average_accuracy", "forgetting", "backward_transfer"),
-    *("linear_aware.final_accuracy", "knn.final_accuracy"),
+    *("knn_aware.final_accuracy", "linear.final_accuracy"),
 )
 
 
 @dataclass(frozen=True)
 class Line:
-    """One contender on one stream: figures over seeds, and the share of the gap that its mean closes (NaN: no gap)."""
+    """One contender on one stream: figures over seeds, and the share of the gap between fine-tuning and joint training
+    that its mean closes, by nearest neighbours and by the linear probe; NaN where there is no gap."""
 
     strategy: str
     figures: dict[str, dict[str, Any]]
     share: float
+    linear_share: float
 
 
 def lines(result: Json, objective: str, backend: str = "torch") -> list[Line]:
@@ -54,14 +59,17 @@ def lines(result: Json, objective: str, backend: str = "torch") -> list[Line]:
     for name in dict.fromkeys(row["strategy"] for row in rows):
         own = [_flat(row) for row in rows if row["strategy"] == name]
         found[name] = {key: mean_and_std([row[key] for row in own]) for key in own[0]}
-    means = {name: figures["final_accuracy"]["mean"] for name, figures in found.items()}
-    gap = means.get("joint", 0.0) - means.get("finetune", 0.0)
 
-    def share(name: str) -> float:
-        return recovered(means["finetune"], means["joint"], means[name]) if gap >= GAP else float("nan")
+    def shares(key: str) -> dict[str, float]:
+        means = {name: figures[key]["mean"] for name, figures in found.items()}
+        low, high = (means.get(name, float("nan")) for name in ("finetune", "joint"))
+        return {name: recovered(low, high, mean) if high - low >= GAP else float("nan") for name, mean in means.items()}
 
-    ordered = sorted(means, key=lambda n: (REFERENCES.index(n) if n in REFERENCES else 99, -means[n]))
-    return [Line(name, found[name], share(name)) for name in ordered]
+    by_neighbours, by_probe = shares("final_accuracy"), shares("linear.final_accuracy")
+    ordered = sorted(
+        found, key=lambda n: (REFERENCES.index(n) if n in REFERENCES else 99, -found[n]["final_accuracy"]["mean"])
+    )
+    return [Line(name, found[name], by_neighbours[name], by_probe[name]) for name in ordered]
 
 
 def objectives_of(result: Json) -> list[str]:
@@ -91,10 +99,10 @@ def continual_table(result: Json, objective: str) -> Table:
         caption_justify="left",
     )
     table.add_column("strategy")
-    for heading in (*(FIGURES[key][0] for key in TERMINAL), "gap"):
+    for heading in (*(FIGURES[key][0] for key in TERMINAL), *GAPS):
         table.add_column(heading, justify="right")
     for line in lines(result, objective):
-        table.add_row(line.strategy, *(cell(line.figures, key) for key in TERMINAL), percent(line.share))
+        table.add_row(line.strategy, *(cell(line.figures, key) for key in TERMINAL), *gaps(line))
     return table
 
 
@@ -119,8 +127,8 @@ def write_report(result: Json, path: Path) -> None:
                 Comparison(
                     key=f"{found['stream']}-{objective}",
                     title=f"{found['stream']}, {objective}: {found['settings']['title']}",
-                    headings=["strategy", *(FIGURES[key][0] for key in TERMINAL), "gap"],
-                    rows=[[x.strategy, *(cell(x.figures, k) for k in TERMINAL), percent(x.share)] for x in own],
+                    headings=["strategy", *(FIGURES[key][0] for key in TERMINAL), *GAPS],
+                    rows=[[x.strategy, *(cell(x.figures, k) for k in TERMINAL), *gaps(x)] for x in own],
                     roles={x.strategy: "baseline" if x.strategy in REFERENCES else "ours" for x in own},
                     matrices=_matrices(found, objective),
                     positions=next(r["positions"] for r in found["rows"] if r["objective"] == objective),
@@ -132,10 +140,10 @@ def write_report(result: Json, path: Path) -> None:
 
 
 def _matrices(result: Json, objective: str, backend: str = "torch") -> dict[str, Any]:
-    """Strategy -> accuracies (T + 1, T) by the linear probe, pooled, mean over seeds; in the order of `lines`."""
+    """Strategy -> accuracies (T + 1, T) by nearest neighbours, pooled, mean over seeds; in the order of `lines`."""
     rows = [r for r in result["rows"] if (r["objective"], r["backend"]) == (objective, backend)]
     return {
-        line.strategy: np.mean([r["matrices"]["linear"] for r in rows if r["strategy"] == line.strategy], axis=0)
+        line.strategy: np.mean([r["matrices"]["knn"] for r in rows if r["strategy"] == line.strategy], axis=0)
         for line in lines(result, objective, backend)
     }
 
@@ -152,6 +160,11 @@ def cell(figures: Mapping[str, Json], key: str) -> str:
     _, factor, decimals = FIGURES[key]
     mean, std = factor * figures[key]["mean"], factor * figures[key]["std"]
     return f"{mean:.{decimals}f} ± {std:.{decimals}f}"
+
+
+def gaps(line: Line) -> list[str]:
+    """Both shares of the gap as text, in the order of `GAPS`."""
+    return [percent(line.share), percent(line.linear_share)]
 
 
 def percent(share: float) -> str:
