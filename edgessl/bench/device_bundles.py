@@ -37,7 +37,7 @@ def write(folder: Path, path: str, encoder: str = "ds_cnn_s", batch_size: int = 
 
 
 def write_scaling(folder: Path) -> Path:
-    """A bundle of a few kilobytes for readers to read: the encoder scales four numbers, a step makes them smaller."""
+    """A bundle of a few kilobytes for readers to read: the encoder scales four numbers, a step hardly moves them."""
     theta, x, z = TensorSpec("theta", (4,)), TensorSpec("x", ("N", 1, 4)), TensorSpec("embedding", ("N", 4))
     batch, noise, lr = TensorSpec("batch", (2, 1, 4)), TensorSpec("noise", (2, 1)), TensorSpec("hyper.lr", ())
     outputs = (TensorSpec("next.theta", (4,)), *(TensorSpec(name, ()) for name in METRICS))
@@ -51,7 +51,7 @@ def write_scaling(folder: Path) -> Path:
         views=(),
         parameters=(ParameterEntry("scale", 0, (4,), "vector"),),
         slots=(theta,),
-        hyper={"lr": 0.1},
+        hyper={"lr": 1e-6},
         graphs={
             "encoder": GraphSpec("encoder.onnx", (theta, x), (z,)),
             "train": GraphSpec("train.onnx", (theta, batch, noise, lr), outputs),

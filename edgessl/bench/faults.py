@@ -66,7 +66,8 @@ def run(
         raise ConfigError(f"bench faults: expected numbers of 1 or more, found {wanted}")
     settings = {"seed": seed, **wanted}
     rows = _taken_up(out, seed)
-    with TemporaryDirectory(prefix="edgessl-faults-") as folder:
+    fast = "/dev/shm" if os.path.isdir("/dev/shm") else None  # a kill is no power loss: what a sync costs is not asked
+    with TemporaryDirectory(prefix="edgessl-faults-", dir=fast) as folder:
         make = {"kills": _kill, "fuzz": _fuzz, "soak": _soak}
         for part in parts:
             for row in make[part](Path(folder), wanted[part], seed, rows):
@@ -129,13 +130,14 @@ def _worker(name: str, job: dict[str, Any]) -> Iterator[Worker]:
 
 
 def _kill(folder: Path, kills: int, seed: int, rows: dict[tuple[str, str], Row]) -> Iterator[Row]:
-    from edgessl.bench.device_bundles import write_tiny
+    from edgessl.bench.device_bundles import write_scaling
 
     row = rows.get(("kills", "")) or {"part": "kills", "kills": 0, "corrupted": 0, "lost": 0, "unsaved": 0}
     row = {"acknowledged": 0, "found": [], **row}
     if row["kills"] >= kills:
         return
-    job = {"bundle": str(write_tiny(folder)), "folder": str(folder), "seed": seed + row["kills"]}  # taken up: new draws
+    bundle = write_scaling(folder)  # quick to open and to step: most of a life is saving
+    job = {"bundle": str(bundle), "folder": str(folder), "seed": seed + row["kills"]}  # taken up: new draws
     with _worker("kill_worker", job) as worker:
         while row["kills"] < kills:
             count = min(KILLS, kills - row["kills"])
@@ -149,8 +151,7 @@ def _fuzz(folder: Path, inputs: int, seed: int, rows: dict[tuple[str, str], Row]
 
     rest = (1 - sum(SHARES.values())) / (len(READERS) - len(SHARES))
     bundle = write_scaling(folder)
-    fast = "/dev/shm" if os.path.isdir("/dev/shm") else str(folder)
-    job = {"bundle": str(bundle), "folder": fast, "seed": seed}
+    job = {"bundle": str(bundle), "folder": str(folder), "seed": seed}
     for reader in READERS:
         wanted = round(inputs * SHARES.get(reader, rest))
         fresh = {"inputs": 0, "refused": 0, "crashes": 0, "hangs": 0, "executions": 0, "found": []}

@@ -24,7 +24,7 @@ from edgessl.device.tensors import Array
 from edgessl.errors import EdgeSSLError
 
 MEMORY_BYTES, PER_SAVE = 64 << 10, 6
-LONGEST_S = 0.06  # from a child's first save to its end
+LONGEST_S = 0.15  # from a child's first save to its end
 ACK = struct.Struct("<QQ32s")  # generation, samples observed, SHA-256 of theta
 
 
