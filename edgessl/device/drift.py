@@ -21,9 +21,13 @@ class DriftMonitor:
     """Four signals, each compared with a reference that the first `warmup` samples of a context set.
 
     - embedding: how far an embedding lies from a slow running mean, in units of the usual spread, tested by CUSUM;
-    - distribution: the latest 32 embeddings against 64 of the reference by energy distance;
+    - distribution: the latest 64 embeddings against 64 of the reference by energy distance;
     - input: `inputs` statistics of the raw sample, each tested by CUSUM;
     - loss: of the training steps, tested by CUSUM, rising only.
+
+    Events in quick succession (within 4 `warmup` samples) say that samples come in bursts of equals, as activities do,
+    for which no reference of 64 neighbours stands. Then every second sample is passed over, every fourth after the
+    next such event, at most 15 of 16 (`stride`); a long quiet time (64 `warmup`) before an event takes one step back.
 
     Running means and spreads follow with rate `rate`. An event starts a new reference for all, so that the next
     change is seen from the new regime; when it is complete, it is compared with those of earlier contexts: `context`
@@ -31,6 +35,7 @@ class DriftMonitor:
     """
 
     LOSSES = 16  # training losses before they are tested
+    MOST_STRIDE = 16
 
     def __init__(self, dim: int, inputs: int = 0, warmup: int = 64, rate: float = 1 / 512) -> None:
         self.warmup, self.rate = warmup, rate
@@ -44,6 +49,8 @@ class DriftMonitor:
         self._contexts = Contexts(dim)
         self._early = np.zeros((warmup, dim), np.float32)
         self._count = 0
+        self.stride = 1
+        self._seen = self._since = 0  # samples; those that counted since the last event
 
     @property
     def events(self) -> int:
@@ -57,8 +64,13 @@ class DriftMonitor:
 
     def update(self, z: Float, statistics: Vector | None = None) -> bool:
         """Take embeddings (N, D) and input statistics (N, inputs) in order; True at a drift event in any row."""
-        rows = [self._one(row, None if statistics is None else statistics[i]) for i, row in enumerate(z)]
-        return any(rows)
+        fired = False
+        for i, row in enumerate(z):
+            self._seen += 1
+            if self._seen % self.stride == 0:
+                self._since += 1
+                fired |= self._one(row, None if statistics is None else statistics[i])
+        return fired
 
     def learned(self, loss: float) -> bool:
         """Take the loss of a training step, or the mean of a few; True at a drift event."""
@@ -76,10 +88,11 @@ class DriftMonitor:
         """
         if moved is not None:
             self._early[: self._count] = moved.apply(self._early[: self._count]) if self._count else 0
-            self._window.replace(moved.apply(self._window.held))
             self._contexts.move(moved)
         if self._count < self.warmup or len(recent) < 2:
             return
+        if moved is not None:
+            self._window.rebase(recent, moved)
         self._mean, distance = _distances(recent)
         self._distance.refer(distance.mean(), distance.var(ddof=1))
 
@@ -119,6 +132,11 @@ class DriftMonitor:
 
     def _event(self, signal: str) -> None:
         self.by_signal[signal] += 1
+        if self._since < 4 * self.warmup:
+            self.stride = min(2 * self.stride, self.MOST_STRIDE)
+        elif self._since > 64 * self.warmup:
+            self.stride = max(self.stride // 2, 1)
+        self._since = 0
         self.last, self.context, self._count = signal, -1, 0
         for scale in (self._inputs, self._losses):
             scale.reset()
@@ -144,6 +162,7 @@ class DriftMonitor:
             "mean": self._mean,
             "early": self._early[: self._count] if self._count < self.warmup else self._early[:0],
             "counts": np.array([self._count, self.context, last, *self.by_signal.values()], np.int64),
+            "pace": np.array([self.stride, self._seen, self._since], np.int64),
             **{f"{part}.{name}": v for part, p in self._parts().items() for name, v in p.tensors().items()},
         }
 
@@ -152,6 +171,7 @@ class DriftMonitor:
         self._count, self.context, last, *events = (int(v) for v in tensors["counts"])
         self.last = SIGNALS[last] if last >= 0 else ""
         self.by_signal = dict(zip(SIGNALS, events, strict=True))
+        self.stride, self._seen, self._since = (int(v) for v in tensors["pace"])
         self._mean = np.array(tensors["mean"], np.float64)
         self._early[: len(tensors["early"])] = tensors["early"]
         for part, p in self._parts().items():

@@ -23,6 +23,12 @@ class Displacement:
         scale = np.median(among[:, min(NEIGHBOUR, len(before) - 1)])
         self._scale = max(float(scale), 1e-12)
 
+    @property
+    def size(self) -> float:
+        """Root mean square movement over the samples' spread around their mean."""
+        spread = float(self._before.var(0).sum())
+        return float(np.sqrt((self._moved**2).sum(1).mean() / max(spread, 1e-12)))
+
     def of_directions(self) -> "Displacement":
         """The movement of the embeddings' directions, for what is kept as a direction."""
         return Displacement(unit(self._before), unit(self._after))

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
+from edgessl.device.drift_compensation import Displacement
 from edgessl.device.tensors import Array
 from edgessl.errors import ConfigError
 
@@ -58,7 +59,7 @@ class WindowTest:
 
     REFERENCE = 64
 
-    def __init__(self, dim: int, kernel: str = "energy", window: int = 32, every: int = 16, limit: float = 4.5) -> None:
+    def __init__(self, dim: int, kernel: str = "energy", window: int = 64, every: int = 16, limit: float = 3.5) -> None:
         if kernel not in KERNELS:
             raise ConfigError(f"window test: unknown kernel {kernel!r}; choose one of {', '.join(KERNELS)}")
         self.kernel, self.every, self.limit = kernel, every, limit
@@ -79,14 +80,17 @@ class WindowTest:
             return False
         return separation(self._reference, self._window, self.kernel) > self.limit
 
-    @property
-    def held(self) -> Float:
-        """Reference and window (N, D), for an encoder that changes: `replace` takes them back."""
-        return np.concatenate([self._reference, self._window])
+    def rebase(self, reference: Float, moved: Displacement) -> None:
+        """The encoder has changed: `reference` (N, D) by it, unless there was none, and the window moved along.
 
-    def replace(self, z: npt.NDArray[np.floating]) -> None:
-        """Take over `held`, moved to the present embedding."""
-        self._reference, self._window = np.split(z.astype(np.float32), [len(self._reference)])
+        After a great change (over a fifth of the embeddings' spread) the window starts anew: its rows are not where
+        they would be to within what the test sees.
+        """
+        if len(self._reference):
+            self._reference = thin(reference, self.REFERENCE)
+        if moved.size > 0.2:
+            self._count = 0
+        self._window = moved.apply(self._window).astype(np.float32)
 
     def tensors(self) -> dict[str, Array]:
         """What a checkpoint needs."""

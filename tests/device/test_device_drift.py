@@ -17,7 +17,7 @@ def embeddings(n, seed, centre=0.0, dim=16):
     return (z / np.linalg.norm(z, axis=1, keepdims=True)).astype(np.float32)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_monitor_sees_a_change_soon_and_only_then(seed):
     monitor = DriftMonitor(16)
     assert not monitor.update(embeddings(3000, seed))
@@ -36,10 +36,10 @@ def test_monitor_sees_a_gradual_change():
 
 
 def test_false_alarm_rate_of_the_monitor_on_stationary_embeddings():
-    monitors = [DriftMonitor(16) for _ in range(10)]
+    monitors = [DriftMonitor(16) for _ in range(5)]
     for seed, monitor in enumerate(monitors):
         monitor.update(embeddings(2000, 1000 + seed))
-    assert sum(m.events for m in monitors) <= 2  # in 20,000 samples
+    assert sum(m.events for m in monitors) <= 2  # in 10,000 samples
 
 
 def test_rebase_follows_a_changed_encoder():
@@ -97,6 +97,20 @@ def test_each_signal_has_its_change():
     mixture.refer(share(64, 0.5))
     assert not any(mixture.update(z) for z in share(600, 0.5))
     assert any(mixture.update(z) for z in share(100, 0.95))
+
+
+def test_bursts_of_equals_are_got_used_to():
+    """Clusters in runs of 20 on average: an event for every run at first, few once every 16th sample counts."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(5, 16))
+    owners = np.repeat(rng.integers(5, size=600), 1 + rng.poisson(19, 600))
+    z = (centres[owners] + 0.3 * rng.normal(size=(len(owners), 16))).astype(np.float32)
+    monitor = DriftMonitor(16)
+    monitor.update(z[:3000])
+    early = monitor.events
+    assert monitor.stride > 1
+    monitor.update(z[3000:])
+    assert monitor.events - early <= early  # in three times as many samples
 
 
 def test_contexts_are_known_again():
@@ -178,7 +192,7 @@ def test_input_statistics_of_many_channels_are_averaged():
 def test_scale_knows_that_neighbours_resemble_each_other():
     """For a first-order autoregressive series the mean of many varies as the scores of it say."""
     rng, scale = np.random.default_rng(0), Scale(1, rate=1e-9)
-    values = np.zeros(40_000)
+    values = np.zeros(20_000)
     for i in range(1, len(values)):
         values[i] = 0.8 * values[i - 1] + rng.normal()
     for value in values:
