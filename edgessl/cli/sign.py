@@ -19,7 +19,7 @@ def keys(path: Path) -> None:
     PATH signs, PATH.pub verifies. Keep PATH where nobody else can read it: whoever has it can make bundles
     that your devices run.
     """
-    from edgessl.signing import create_keys
+    from edgessl.cli.signing import create_keys
 
     public = create_keys(path)
     show_facts(console(), [("private", f"{path}: keep it to yourself"), ("public", f"{public}: for every device")])
@@ -34,9 +34,9 @@ def sign(bundle: Path, key: Path) -> None:
     The signature has the form of the OpenSSF Model Signing specification and goes into the bundle as model.sig;
     the bundle's digest stays what it was, so that learned state still belongs to it.
     """
+    from edgessl.cli.signing import read_private_key
+    from edgessl.cli.signing import sign as sign_bundle
     from edgessl.device.signature import key_id
-    from edgessl.signing import read_private_key
-    from edgessl.signing import sign as sign_bundle
 
     private = read_private_key(key)
     sign_bundle(bundle, private)

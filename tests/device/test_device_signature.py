@@ -11,11 +11,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edgessl.cli.signing import create_keys, read_private_key, sign
 from edgessl.device import Bundle, Trust, pack, read_public_key
 from edgessl.device.bundle import write_files
 from edgessl.device.signature import envelope, public_pem, signed_bytes, statement, verify
 from edgessl.errors import BundleError, SignatureError
-from edgessl.signing import create_keys, read_private_key, sign
 
 
 @pytest.fixture(scope="module")
