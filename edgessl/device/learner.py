@@ -14,23 +14,19 @@ from edgessl.device.budget import arena_share
 from edgessl.device.bundle import Bundle, check_state
 from edgessl.device.checkpoint import Checkpoint
 from edgessl.device.devicekey import DeviceKey, read_key
-from edgessl.device.drift import DriftMonitor
-from edgessl.device.drift_statistics import input_statistics, statistics_width
+from edgessl.device.drift_statistics import input_statistics
 from edgessl.device.guard_past import Examination
-from edgessl.device.heads import FewLabelHead, Prediction
-from edgessl.device.heads_prototypes import PrototypeHead
+from edgessl.device.heads import Prediction
 from edgessl.device.hyper import HyperParameters
 from edgessl.device.loop import LearningLoop, LearnReport
-from edgessl.device.memory import ReplayMemory
-from edgessl.device.memory_codec import ByteCodec, Codec
+from edgessl.device.memory_codec import Codec
 from edgessl.device.noise import probe_signs
-from edgessl.device.novelty import NOVELTIES
-from edgessl.device.past import Past
+from edgessl.device.past import Keep, Past
 from edgessl.device.runners import Model, Weights
 from edgessl.device.runtime import SessionProfile
 from edgessl.device.samples import Percept, as_batch
 from edgessl.device.state import Checkpointed, Saved
-from edgessl.errors import ConfigError, InputError, StateError, StateMismatchError
+from edgessl.errors import InputError, StateError, StateMismatchError
 
 Float = npt.NDArray[np.float32]
 _log = logging.getLogger(__name__)
@@ -48,46 +44,17 @@ class Learner:
         self,
         bundle: Model,
         state_dir: str | os.PathLike[str],
-        memory_bytes: int,
-        exemplar_bytes: int,
         seed: int,
         profile: SessionProfile,
-        policy: str,
-        codec: Codec | None,
         device_key: DeviceKey | None,
-        head: str,
-        reject: float,
-        novelty: str,
+        keep: Keep,
     ) -> None:
         self.bundle, self.seed = bundle, seed
-        manifest = bundle.manifest
-        shape, latent = manifest.learned.shape, manifest.latent
-        if codec is None and latent is not None:
-            codec = ByteCodec(latent.scale, latent.zero_point)  # lossless: the backbone's latents lie on this grid
-        self.hyper = HyperParameters(manifest.hyper)
-        dim = manifest.embedding_dim
-        stored_dim = dim if manifest.stores else 0
-        self._memory = ReplayMemory(
-            memory_bytes,
-            shape,
-            policy=policy,
-            codec=codec,
-            embedding_dim=dim,
-            stored_dim=stored_dim,
-            seed=seed,
-            least=manifest.batch_size,
-        )
-        self._head: FewLabelHead | PrototypeHead = (
-            FewLabelHead(exemplar_bytes, shape, self._embed, head, reject)
-            if exemplar_bytes
-            else PrototypeHead(dim, self._embed, head, reject)
-        )
-        self._monitor = DriftMonitor(dim, statistics_width(manifest.input.shape))
-        if novelty not in NOVELTIES:
-            raise ConfigError(f"unknown novelty {novelty!r}; choose one of {', '.join(NOVELTIES)}")
+        self.hyper = HyperParameters(bundle.manifest.hyper)
         self._learning = threading.RLock()  # the trainer's state; taken before _data where both are
         self._data = threading.RLock()  # memory, monitor, head; held briefly
-        self._past = Past(self._memory, self._head, self._monitor, NOVELTIES[novelty], self._embed, self._data)
+        self._past = Past(bundle.manifest, keep, seed, self._embed, self._data)
+        self._memory, self._head, self._monitor = self._past.memory, self._past.head, self._past.monitor
         self._backbone = bundle.backbone(profile)
         self._encoder, self._trainer = bundle.runners(profile)
         self._past.resume(self._trainer.shown)
@@ -147,20 +114,8 @@ class Learner:
         if budget_bytes is not None:
             share = arena_share(opened.manifest, budget_bytes, memory_bytes, exemplar_bytes)
             profile = replace(profile, arena_bytes=share)
-        learner = cls(
-            opened,
-            state_dir,
-            memory_bytes,
-            exemplar_bytes,
-            seed,
-            profile,
-            policy,
-            codec,
-            device_key,
-            head,
-            reject,
-            novelty,
-        )
+        keep = Keep(memory_bytes, policy, codec, exemplar_bytes, head, reject, novelty)
+        learner = cls(opened, state_dir, seed, profile, device_key, keep)
         if budget_bytes is not None:
             try:
                 learner.warm_up()

@@ -1,7 +1,7 @@
 """What a learner keeps of the past, and keeps true while the encoder changes."""
 
 import threading
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -9,12 +9,16 @@ import numpy.typing as npt
 
 from edgessl.device.drift import DriftMonitor
 from edgessl.device.drift_compensation import Displacement
+from edgessl.device.drift_statistics import statistics_width
 from edgessl.device.guard_past import Examination, harm
 from edgessl.device.heads import FewLabelHead
 from edgessl.device.heads_prototypes import PrototypeHead
+from edgessl.device.manifest import Manifest
 from edgessl.device.memory import Draw, ReplayMemory
-from edgessl.device.novelty import Novelty
+from edgessl.device.memory_codec import ByteCodec, Codec
+from edgessl.device.novelty import NOVELTIES, Novelty
 from edgessl.device.runners import Weights
+from edgessl.errors import ConfigError
 
 Float = npt.NDArray[np.float32]
 BANK = 64  # remembered samples that stand for the past
@@ -27,23 +31,48 @@ class Embed(Protocol):
         """Raises StateError when they are not finite."""
 
 
+@dataclass(frozen=True)
+class Keep:
+    """What to keep, and how: the settings that `Learner.open` explains."""
+
+    memory_bytes: int
+    policy: str
+    codec: Codec | None
+    exemplar_bytes: int
+    head: str
+    reject: float
+    novelty: str
+
+
 class Past:
     """Memory, head, drift monitor and novelty of one learner; `lock` guards them against other threads.
 
     What is kept in embeddings is kept in those of the weights that `follow` was last told.
     """
 
-    def __init__(
-        self,
-        memory: ReplayMemory,
-        head: FewLabelHead | PrototypeHead,
-        monitor: DriftMonitor,
-        make_novelty: Callable[[Float], Novelty],
-        embed: Embed,
-        lock: threading.RLock,
-    ) -> None:
-        self.memory, self.head, self.monitor = memory, head, monitor
-        self._make_novelty, self._embed, self._lock = make_novelty, embed, lock
+    def __init__(self, manifest: Manifest, keep: Keep, seed: int, embed: Embed, lock: threading.RLock) -> None:
+        if keep.novelty not in NOVELTIES:
+            raise ConfigError(f"unknown novelty {keep.novelty!r}; choose one of {', '.join(NOVELTIES)}")
+        shape, dim, latent, codec = manifest.learned.shape, manifest.embedding_dim, manifest.latent, keep.codec
+        if codec is None and latent is not None:
+            codec = ByteCodec(latent.scale, latent.zero_point)  # lossless: the backbone's latents lie on this grid
+        self.memory = ReplayMemory(
+            keep.memory_bytes,
+            shape,
+            policy=keep.policy,
+            codec=codec,
+            embedding_dim=dim,
+            stored_dim=dim if manifest.stores else 0,
+            seed=seed,
+            least=manifest.batch_size,
+        )
+        self.head: FewLabelHead | PrototypeHead = (
+            FewLabelHead(keep.exemplar_bytes, shape, embed, keep.head, keep.reject)
+            if keep.exemplar_bytes
+            else PrototypeHead(dim, embed, keep.head, keep.reject)
+        )
+        self.monitor = DriftMonitor(dim, statistics_width(manifest.input.shape))
+        self._make_novelty, self._embed, self._lock = NOVELTIES[keep.novelty], embed, lock
         self._weights: Weights | None = None
         self._novelty: Novelty | None = None
         self._novelty_seen = 0
