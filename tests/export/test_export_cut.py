@@ -56,7 +56,7 @@ def test_the_manifest_says_what_was_cut(cut_bundle: Bundle, checkpoint: Checkpoi
     assert set(manifest.graphs) == {"train", "encoder", "encoder_int8", "backbone"}
     assert set(manifest.parity) == {"train", "encoder", "encoder_int8", "backbone", "embedding"}
     assert manifest.parity["backbone"]["cosine_mean"] > 0.95
-    assert [view.name for view in manifest.views] == ["resized_crop", "latent_gain", "latent_mask"]
+    assert [view.name for view in manifest.views] == ["resized_crop", "latent_noise"]
     stages = {p.name.split(".")[2] for p in manifest.parameters if p.name.startswith("encoder.")}
     assert stages == {"block5"}
     assert {p.name.split(".")[0] for p in manifest.parameters} == {"encoder", "projector", "predictor"}
