@@ -24,7 +24,7 @@ LAYOUTS = ("D", "CT", "CHW")
 
 
 def token_views() -> tuple[Transform, ...]:
-    """Default views of a transformer's latents, tokens (N, L, D): noise and missing tokens, whose order stays. Untuned."""
+    """Default views of a transformer's latents, tokens (N, L, D): noise and missing tokens. Untuned."""
     return (LatentNoise(), LatentMask())
 
 
