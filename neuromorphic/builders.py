@@ -12,17 +12,8 @@ from typing import Any
 import numpy as np
 
 from edgessl.errors import ConfigError
-from neuromorphic.network import (
-    LIF,
-    Connection,
-    Graded,
-    Input,
-    IntegerNetwork,
-    Population,
-    TernaryLIF,
-    choose_sign,
-    quantize_weights,
-)
+from neuromorphic.network import Connection, IntegerNetwork, choose_sign, quantize_weights
+from neuromorphic.populations import LIF, Graded, Input, Population, TernaryLIF
 
 LAYERS: dict[str, type[Population]] = {"lif": LIF, "ternary": TernaryLIF, "graded": Graded}
 

@@ -16,29 +16,18 @@ from typing import Any
 import numpy as np
 
 from edgessl.errors import ConfigError, InputError, MissingDependencyError
-from neuromorphic.learning import WEIGHT_RANGES, RandomStreams, split_impulses, trace_keeps
-from neuromorphic.network import LIF, TRACES, ErrorUnit, Graded, IntegerNetwork, TernaryLIF
-from neuromorphic.rules import FACTOR_BITS, GRADED_MODES, Product
-from neuromorphic.simulator import (
-    Choice,
-    Record,
-    RecordArrays,
-    check_budget,
-    check_state,
-    empty_record,
-    state_bytes,
-)
+from neuromorphic.learning import RandomStreams
+from neuromorphic.network import IntegerNetwork
+from neuromorphic.populations import Graded
+from neuromorphic.record import Choice, Record, RecordArrays, check_budget, check_state, empty_record, state_bytes
 
 try:
-    from neuromorphic import kernels
+    from neuromorphic import kernel_tables, kernels
+    from neuromorphic.compiled_tables import tabulate
 except ModuleNotFoundError as error:  # only numba can be missing here
     if error.name != "numba":
         raise
     raise MissingDependencyError("numba is not installed; run: pip install 'edgessl[compiled]'") from error
-
-KINDS = {"lif": kernels.LIF, "ternary": kernels.TERNARY, "graded": kernels.GRADED, "error": kernels.ERROR}
-STATES = {name: code for code, name in enumerate(("x0", "y0", "x1", "x2", "y1", "y2", "y3", "w", "t"))}
-SPARSE_BELOW = 0.3  # of nonzero weights; measured: above it reading whole rows is faster than following indices
 
 
 def _int(values: Any) -> np.ndarray:
@@ -58,7 +47,7 @@ class CompiledSimulator:
         BudgetError: the state does not fit into max_bytes.
     """
 
-    _state: kernels.State
+    _state: kernel_tables.State
 
     def __init__(self, network: IntegerNetwork, batch: int = 1, max_bytes: int = 1 << 30, threads: int = 0) -> None:
         if batch < 1:
@@ -73,7 +62,7 @@ class CompiledSimulator:
             self._starts[name], start = start, start + size
         self._width, self._inputs = start, sum(i.size for i in network.inputs)
         self._plastic = [c for c in network.connections if c.rule is not None]
-        self._net = self._tabulate()
+        self._net = tabulate(network)
         self.reset()
 
     def run(
@@ -109,7 +98,7 @@ class CompiledSimulator:
         steps = spikes.shape[1]
         epochs = [(self.time + steps) // c.rule.t_epoch - self.time // c.rule.t_epoch for c in self._plastic if c.rule]
         drawn = [stream.traces(2 * steps) for stream in self._streams]
-        random = kernels.Random(
+        random = kernel_tables.Random(
             np.stack([d for d, _ in drawn]) if drawn else np.zeros((0, 2, 0)),
             np.stack([i for _, i in drawn]) if drawn else np.zeros((0, 2, 0), np.int64),
             np.concatenate([s.synapses(n) for s, n in zip(self._streams, epochs, strict=True)] or [np.zeros(0)]),
@@ -118,7 +107,7 @@ class CompiledSimulator:
         names = [p.name for p in self.network.populations]
         kinds = ("small", "graded", "u", "v")
         columns = np.asarray([[arrays.offsets[what].get(name, -1) for what in kinds] for name in names], np.int64)
-        out = kernels.Out(arrays.small, arrays.graded, arrays.u, arrays.v, columns, begin)
+        out = kernel_tables.Out(arrays.small, arrays.graded, arrays.u, arrays.v, columns, begin)
         edges = np.linspace(0, self.batch, self.threads + 1).astype(int)
 
         def work(k: int) -> None:
@@ -163,7 +152,7 @@ class CompiledSimulator:
         tags = sum(c.weights.size for c in self._plastic if c.rule and c.rule.dt)
         n_pre, n_post = sum(c.weights.shape[1] for c in self._plastic), sum(len(c.weights) for c in self._plastic)
         initial = np.concatenate([c.weights.T.ravel() for c in self._plastic] or [np.zeros(0, np.int16)])
-        self._state = kernels.State(
+        self._state = kernel_tables.State(
             np.zeros((batch, neurons), np.int32),
             np.zeros((batch, neurons), np.int32),
             np.zeros((batch, rings), np.int32),
@@ -238,100 +227,3 @@ class CompiledSimulator:
             "tx": st.tx[:, x : x + n_pre],
             "ty": st.ty[:, y : y + n_post],
         }
-
-    def _tabulate(self) -> kernels.Net:
-        rules, products, factors = self._tabulate_rules()
-        parts = np.zeros(len(self._starts), kernels.PART)
-        parts["start"], parts["size"] = list(self._starts.values()), list(self.network.sizes.values())
-        parts["kind"] = -1
-        inputs, populations = len(self.network.inputs), self.network.populations
-        for row, p in zip(parts[inputs:], populations, strict=True):
-            row["kind"] = KINDS[p.kind]
-            if isinstance(p, LIF):
-                row["keep_u"], row["keep_v"], row["high"] = 4095 - p.du, 4096 - p.dv, p.vth << 6
-                row["low"] = p.vth_lo << 6 if isinstance(p, TernaryLIF) else 0
-                row["reset_every"], row["reset_at"] = p.reset_interval, p.reset_offset % max(p.reset_interval, 1)
-            elif isinstance(p, Graded):
-                row["high"], row["relu"] = p.vth, p.relu
-            elif isinstance(p, ErrorUnit):
-                row["keep_u"], row["keep_v"], row["shift"] = 4096 - p.decay, 4096 - p.decay, p.shift
-        bias = [p.bias_current if isinstance(p, LIF) else np.zeros(p.size, np.int32) for p in populations]
-        first = sum(i.size for i in self.network.inputs)
-        return kernels.Net(
-            inputs, first, parts, np.concatenate(bias), *self._tabulate_synapses(), rules, products, factors
-        )
-
-    def _tabulate_synapses(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        number = {name: k for k, name in enumerate(self._starts)}
-        plastic = {c.name: k for k, c in enumerate(self._plastic)}
-        table = np.zeros(len(self.network.connections), kernels.SYNAPSES)
-        flat: tuple[list[np.ndarray], ...] = ([], [], [], [], [])
-        values, pointers, posts, delays, fan_out = flat
-        stored = pointed = fanned = ring = 0
-        for row, c in zip(table, self.network.connections, strict=True):
-            n_post, n_pre = c.weights.shape
-            nonzero = np.count_nonzero(c.weights, axis=0)
-            dense = not c.max_delay and nonzero.sum() > SPARSE_BELOW * c.weights.size
-            mode = kernels.ROWS if dense else kernels.DELAYED if c.max_delay else kernels.SPARSE
-            row["pre"], row["post"], row["target"] = number[c.pre], number[c.post], c.port == "target"
-            row["exponent"], row["payload"], row["depth"] = c.exponent, c.payload_bits > 0, c.max_delay + 1
-            row["ring"], row["mode"], row["weights"], row["pointers"] = ring, mode, stored, pointed
-            row["plastic"], row["fan"] = plastic.get(c.name, -1), fanned
-            ring += (c.max_delay + 1) * n_post
-            fan_out.append(nonzero if c.rule is None else np.full(n_pre, n_post))
-            fanned += n_pre
-            if c.rule is not None:
-                continue
-            pre, post = np.nonzero(c.weights.T)
-            if dense:
-                pre, post = np.divmod(np.arange(c.weights.size), n_post)
-                nonzero = np.full(n_pre, n_post)
-            values.append(c.weights[post, pre])
-            posts.append(post)
-            delays.append(np.zeros(len(post)) if c.delays is None else np.asarray(c.delays)[post, pre])
-            pointers.append(stored + np.concatenate([[0], np.cumsum(nonzero)]))
-            stored += len(post)
-            pointed += n_pre + 1
-        dtypes = (np.int16, np.int64, np.int32, np.int8, np.int64)
-        joined = [np.concatenate([*arrays, []]).astype(dtype) for arrays, dtype in zip(flat, dtypes, strict=True)]
-        return table, joined[0], joined[1], joined[2], joined[3], joined[4]
-
-    def _tabulate_rules(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        number = {name: k for k, name in enumerate(self._starts)}
-        order = {c.name: k for k, c in enumerate(self.network.connections)}
-        table = np.zeros(len(self._plastic), kernels.RULE)
-        products: list[tuple[int, ...]] = []
-        factors: list[tuple[int, ...]] = []
-        pre = post = weights = tags = 0
-        for row, c in zip(table, self._plastic, strict=True):
-            rule = c.rule
-            assert rule is not None
-            row["connection"], row["three_factor"], row["epoch"] = order[c.name], rule.three_factor, rule.t_epoch
-            row["decimate"], row["graded"] = rule.decimate, GRADED_MODES.index(rule.graded)
-            row["low"], row["high"] = WEIGHT_RANGES[c.sign]
-            row["weights"], row["tags"] = weights, tags if rule.dt else -1
-            row["x"], row["y"] = pre, post
-            pre, post, weights = pre + c.weights.shape[1], post + len(c.weights), weights + c.weights.size
-            tags += c.weights.size if rule.dt else 0
-            named = self.network.modulators(c)
-            for k, trace in enumerate(TRACES):
-                name, _, port = named.get(trace, "").partition(".")
-                row["source"][k], row["port"][k] = number.get(name, -1), TRACES.index(port) if port else -1
-            row["dw"] = len(products)
-            products += [_product_row(product, factors) for product in rule.weight_products]
-            row["dt"] = len(products)
-            products += [_product_row(product, factors) for product in rule.tag_products]
-            row["end"] = len(products)
-            row["impulse"], row["fraction"] = split_impulses(rule.impulses)
-            row["keep"] = trace_keeps(rule.taus)
-            row["decays"] = np.asarray(rule.taus) != 0
-        return table, np.array(products, kernels.PRODUCT), np.array(factors, kernels.FACTOR)
-
-
-def _product_row(product: Product, factors: list[tuple[int, ...]]) -> tuple[int, ...]:
-    begin = len(factors)
-    for factor in product.factors:
-        limit = 1 << FACTOR_BITS[factor.state]
-        factors.append((STATES[factor.state], factor.constant, int(factor.sign), -limit, limit - 1))
-    dependency = {"x0": kernels.X0, "y0": kernels.Y0, "u": kernels.U}[product.dependency]
-    return dependency, product.mantissa, product.hidden_shift, product.exponent + 7, begin, len(factors)

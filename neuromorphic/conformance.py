@@ -21,8 +21,9 @@ from neuromorphic.lava.client import LavaRecord, run_lava
 from neuromorphic.lava.environment import Environment, find_environment
 from neuromorphic.network import IntegerNetwork
 from neuromorphic.random_networks import FAMILIES, random_inputs, random_network
+from neuromorphic.record import Record
 from neuromorphic.rule_networks import RULES, rule_network
-from neuromorphic.simulator import Record, engines, make_simulator
+from neuromorphic.simulator import engines, make_simulator
 
 
 @dataclass

@@ -22,7 +22,8 @@ from edgessl.errors import ConfigError
 from neuromorphic.cells import LIFCell
 from neuromorphic.coder import SpikingPredictiveCoder, binned
 from neuromorphic.lava.client import run_lava
-from neuromorphic.network import LIF, Connection, Input, IntegerNetwork
+from neuromorphic.network import Connection, IntegerNetwork
+from neuromorphic.populations import LIF, Input
 from neuromorphic.quantize import MAX_STATE, UNIT, weight_step
 from neuromorphic.simulator import Simulator
 

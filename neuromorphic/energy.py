@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from edgessl.errors import ConfigError
-from neuromorphic.network import LIF, ErrorUnit, Graded, IntegerNetwork, TernaryLIF
+from neuromorphic.network import IntegerNetwork
 from neuromorphic.plastic import plastic_names
-from neuromorphic.simulator import Record
+from neuromorphic.populations import LIF, ErrorUnit, Graded, TernaryLIF
+from neuromorphic.record import Record
 
 TERMS = {
     "synaptic_operation": "a spike of magnitude 1 added through a nonzero synapse",

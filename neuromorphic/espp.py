@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from edgessl.errors import ConfigError, InputError
-from neuromorphic.network import LIF, Connection, Input, IntegerNetwork, check_range, quantize_weights
+from neuromorphic.network import Connection, IntegerNetwork, quantize_weights
+from neuromorphic.populations import LIF, Input, check_range
 from neuromorphic.rules import LearningRule
 from neuromorphic.simulator import make_simulator
 

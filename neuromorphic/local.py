@@ -16,7 +16,8 @@ import numpy as np
 
 from edgessl.errors import ConfigError
 from neuromorphic.builders import lateral
-from neuromorphic.network import LIF, Connection, ErrorUnit, Graded, Input, IntegerNetwork, Population, quantize_weights
+from neuromorphic.network import Connection, IntegerNetwork, quantize_weights
+from neuromorphic.populations import LIF, ErrorUnit, Graded, Input, Population
 from neuromorphic.rules import LearningRule
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -22,7 +22,8 @@ import numpy as np
 
 from edgessl.device.files import write_atomically
 from edgessl.errors import FormatError
-from neuromorphic.network import POPULATIONS, Connection, Input, IntegerNetwork
+from neuromorphic.network import Connection, IntegerNetwork
+from neuromorphic.populations import POPULATIONS, Input
 from neuromorphic.rules import LearningRule
 
 FORMAT, VERSION = "edgessl-integer-network", 1

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgessl.errors import ConfigError, FormatError, MissingDependencyError
-from neuromorphic.network import LIF, Connection, Input, IntegerNetwork, quantize_weights
+from neuromorphic.network import Connection, IntegerNetwork, quantize_weights
+from neuromorphic.populations import LIF, Input
 
 if TYPE_CHECKING:
     import nir

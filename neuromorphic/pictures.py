@@ -16,10 +16,12 @@ from edgessl.device.files import write_atomically
 from edgessl.errors import InputError, MissingDependencyError
 from edgessl.report.html import TEMPLATES, missing, render
 from neuromorphic.energy import Ledger, dense_twin, ledger, neurobench
-from neuromorphic.network import LIF, ErrorUnit, IntegerNetwork
+from neuromorphic.network import IntegerNetwork
 from neuromorphic.plastic import with_silent
+from neuromorphic.populations import LIF, ErrorUnit
 from neuromorphic.prices import Priced, price, table
-from neuromorphic.simulator import Record, make_simulator
+from neuromorphic.record import Record
+from neuromorphic.simulator import make_simulator
 
 try:
     import matplotlib

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from edgessl.errors import ConfigError, InputError
-from neuromorphic.network import LIF, IntegerNetwork
+from neuromorphic.network import IntegerNetwork
+from neuromorphic.populations import LIF
 from neuromorphic.rules import LearningRule
 from neuromorphic.simulator import make_simulator
 

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from edgessl.errors import BudgetError, ConfigError, InputError, StateMismatchError
-from neuromorphic.network import Connection, Graded, Input, IntegerNetwork, check_range
+from neuromorphic.network import Connection, IntegerNetwork
+from neuromorphic.populations import Graded, Input, check_range
 from neuromorphic.rules import LearningRule
 from neuromorphic.simulator import Simulator
 

@@ -12,18 +12,8 @@ from typing import Any
 import numpy as np
 
 from edgessl.errors import ConfigError
-from neuromorphic.network import (
-    LIF,
-    Connection,
-    ErrorUnit,
-    Graded,
-    Input,
-    IntegerNetwork,
-    Population,
-    TernaryLIF,
-    choose_sign,
-    quantize_weights,
-)
+from neuromorphic.network import Connection, IntegerNetwork, choose_sign, quantize_weights
+from neuromorphic.populations import LIF, ErrorUnit, Graded, Input, Population, TernaryLIF
 from neuromorphic.rules import GRADED_MODES, LearningRule
 from neuromorphic.simulator import Simulator
 

@@ -19,7 +19,8 @@ from neuromorphic.local import competitive, predictive_coding
 from neuromorphic.network import IntegerNetwork
 from neuromorphic.plastic import balance, with_silent
 from neuromorphic.prototypes import Prototypes
-from neuromorphic.simulator import Record, Simulator
+from neuromorphic.record import Record
+from neuromorphic.simulator import Simulator
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Driven = tuple[IntegerNetwork, dict[str, Array]]

@@ -9,7 +9,7 @@ import numpy as np
 
 from edgessl.errors import DataError
 from neuromorphic.network import IntegerNetwork
-from neuromorphic.simulator import Record
+from neuromorphic.record import Record
 
 
 def read_spikes(path: Path) -> dict[str, np.ndarray]:

@@ -34,7 +34,8 @@ def build_network(name: str, seed: int = 0) -> IntegerNetwork:
     Raises:
         ConfigError: no such network.
     """
-    from neuromorphic.network import LIF, Connection, Input, IntegerNetwork, quantize_weights
+    from neuromorphic.network import Connection, IntegerNetwork, quantize_weights
+    from neuromorphic.populations import LIF, Input
     from neuromorphic.rules import LearningRule
 
     rng = np.random.default_rng(seed)

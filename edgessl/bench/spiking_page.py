@@ -32,7 +32,7 @@ mean ± sample standard deviation over the seeds, of the last state.
 Everything runs in Loihi-2-class integers, verified against Lava 0.10.0's simulators; nothing here ran on a chip.
 """
 CONTINUAL_WORDS = """Same samples, order, judge and figures as `edgessl continual bench` (docs/continual.md); every
-sample is seen once and nothing of it is kept. *final* is the linear probe fitted to labelled samples of all contexts (pooled),
+sample is seen once and nothing of it is kept. *final* is the linear probe fitted to labelled samples of all contexts,
 *kNN* the vote of 20 neighbours, *aware* the probe fitted to the sample's own context; *prototypes* is the device's own
 read-out (CLP-style, at most {prototypes} prototypes), which heard each label once. The rules' rates were not tuned on
 these streams; *frozen* has the first weights."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from neuromorphic.network import IntegerNetwork
-    from neuromorphic.simulator import Record
+    from neuromorphic.record import Record
 
 
 @click.command(

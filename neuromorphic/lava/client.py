@@ -18,9 +18,10 @@ import numpy as np
 
 from edgessl.errors import EdgeSSLError
 from neuromorphic.lava.environment import WORKER, Environment, find_environment
-from neuromorphic.network import Graded, IntegerNetwork
+from neuromorphic.network import IntegerNetwork
+from neuromorphic.populations import Graded
+from neuromorphic.record import spike_dtype
 from neuromorphic.rules import LearningRule
-from neuromorphic.simulator import spike_dtype
 
 ORPHAN_GRACE_S = 10.0
 

@@ -8,7 +8,8 @@ import pytest
 
 from edgessl.errors import StateMismatchError
 from neuromorphic.conformance import simulate
-from neuromorphic.network import LIF, Connection, Input, IntegerNetwork, quantize_weights
+from neuromorphic.network import Connection, IntegerNetwork, quantize_weights
+from neuromorphic.populations import LIF, Input
 from neuromorphic.random_networks import FAMILIES, random_inputs, random_network
 from neuromorphic.simulator import Simulator
 

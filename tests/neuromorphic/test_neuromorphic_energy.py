@@ -10,10 +10,12 @@ import pytest
 from edgessl.errors import ConfigError
 from neuromorphic.energy import Ledger, dense_twin, is_graded, ledger, memory_bytes, neurobench
 from neuromorphic.local import delta_rule
-from neuromorphic.network import LIF, Connection, ErrorUnit, Graded, Input, IntegerNetwork
+from neuromorphic.network import Connection, IntegerNetwork
 from neuromorphic.plastic import frozen
+from neuromorphic.populations import LIF, ErrorUnit, Graded, Input
 from neuromorphic.prices import TABLES, price, sensitivity, table
-from neuromorphic.simulator import Record, Simulator
+from neuromorphic.record import Record
+from neuromorphic.simulator import Simulator
 
 HOST = ("host_write", "host_read")
 

@@ -14,7 +14,8 @@ from neuromorphic.builders import lower_convolution
 from neuromorphic.conformance import run_conformance, verify
 from neuromorphic.lava.client import LavaError, living, run_lava
 from neuromorphic.lava.environment import LavaUnavailableError, find_environment
-from neuromorphic.network import LIF, Connection, Input, IntegerNetwork, quantize_weights
+from neuromorphic.network import Connection, IntegerNetwork, quantize_weights
+from neuromorphic.populations import LIF, Input
 from neuromorphic.random_networks import FAMILIES, random_inputs, random_network
 from neuromorphic.rule_networks import RULES, rule_network
 from neuromorphic.rules import LearningRule

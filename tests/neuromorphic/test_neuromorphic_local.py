@@ -9,8 +9,9 @@ import pytest
 
 from edgessl.errors import ConfigError, InputError
 from neuromorphic.local import competitive, delta_rule, feedback_alignment, predictive_coding, stdp_rule
-from neuromorphic.network import LIF, Connection, ErrorUnit, Input, IntegerNetwork, Population
+from neuromorphic.network import Connection, IntegerNetwork
 from neuromorphic.plastic import balance, embed, frozen, learn_from, plastic_names, relearned
+from neuromorphic.populations import LIF, ErrorUnit, Input, Population
 from neuromorphic.rules import LearningRule
 from neuromorphic.simulator import Simulator
 

@@ -9,18 +9,9 @@ import pytest
 
 from edgessl.errors import ConfigError, FormatError, InputError
 from neuromorphic.builders import feed_forward, lateral, lower_convolution, lower_pooling
-from neuromorphic.network import (
-    LIF,
-    Connection,
-    ErrorUnit,
-    Graded,
-    Input,
-    IntegerNetwork,
-    TernaryLIF,
-    choose_sign,
-    quantize_weights,
-)
+from neuromorphic.network import Connection, IntegerNetwork, choose_sign, quantize_weights
 from neuromorphic.network_file import dump_network, load_network, parse_network, save_network
+from neuromorphic.populations import LIF, ErrorUnit, Graded, Input, TernaryLIF
 from neuromorphic.rules import LearningRule
 
 

@@ -12,8 +12,9 @@ import pytest
 from edgessl.errors import ConfigError, FormatError
 from neuromorphic.builders import feed_forward
 from neuromorphic.local import delta_rule
-from neuromorphic.network import LIF, Connection, ErrorUnit, Input, IntegerNetwork
+from neuromorphic.network import Connection, IntegerNetwork
 from neuromorphic.network_file import dump_network
+from neuromorphic.populations import LIF, ErrorUnit, Input
 from neuromorphic.simulator import Simulator
 
 nir: Any = pytest.importorskip("nir", reason="pip install 'edgessl[neuromorphic]'")

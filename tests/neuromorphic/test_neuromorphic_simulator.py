@@ -4,17 +4,8 @@ import numpy as np
 import pytest
 
 from edgessl.errors import BudgetError, ConfigError, InputError, StateMismatchError
-from neuromorphic.network import (
-    LIF,
-    Connection,
-    ErrorUnit,
-    Graded,
-    Input,
-    IntegerNetwork,
-    TernaryLIF,
-    choose_sign,
-    quantize_weights,
-)
+from neuromorphic.network import Connection, IntegerNetwork, choose_sign, quantize_weights
+from neuromorphic.populations import LIF, ErrorUnit, Graded, Input, TernaryLIF
 from neuromorphic.random_networks import FAMILIES, random_inputs, random_network
 from neuromorphic.rules import LearningRule
 from neuromorphic.simulator import Simulator, engines, make_simulator
