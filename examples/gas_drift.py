@@ -22,10 +22,8 @@ import numpy as np
 
 from edgessl.continual.metrics import mean_and_std
 from edgessl.data import array_source, load_shared
-from edgessl.device.drifting_classes import DriftingClasses
-from edgessl.device.drifting_stream import DriftingStream
+from edgessl.device import DriftingClasses, DriftingStream, SoftmaxRegression
 from edgessl.device.normalize import spread
-from edgessl.device.softmax_regression import SoftmaxRegression
 from edgessl.errors import EdgeSSLError
 
 SENSOR = 8  # features of each of the 16 sensors
