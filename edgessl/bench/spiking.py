@@ -1,4 +1,4 @@
-"""What spiking coders learn without labels: features beside random, dense and liquid ones, and at 8, 6, 4 and 3 bits.
+"""What spiking coders learn without labels: features beside random, dense and liquid ones, and in integers of 8 and 4 bits.
 
     edgessl bench spiking --set stage=choose --set out=examples/results/spiking_choice.json
     edgessl bench spiking --set chosen=examples/results/spiking_choice.json --set out=examples/results/spiking.json

@@ -92,10 +92,10 @@ def learning(found: Json) -> str:
     for name in names:
         for system in TRAINED:
             for how in (("floats", "kept"), ("floats", "refit"), ("integers", "refit")):
-                cells = [_accuracy(rows, name, system, how[0], bits, how[1]) for bits in (8, 6, 4, 3)]
+                cells = [_accuracy(rows, name, system, how[0], bits, how[1]) for bits in TARGETS]
                 if any(cells):
                     body.append([TITLES[name], system, _accuracy(rows, name, system, "floats"), *cells, _how(*how)])
-    text += markdown_table(["data", "system", "floats", "8 bits", "6", "4", "3", "converted, read out"], body, 7, 2)
+    text += markdown_table(["data", "system", "floats", "8 bits", "4 bits", "converted, read out"], body, 3, 2)
     return "\n".join([*text, "", "### Targets", "", *_targets(rows, names), ""])
 
 

@@ -23,8 +23,8 @@ GRID: dict[str, tuple[float, ...]] = {
     "liquid": LOWER, "stdp": (0.0, -2.0), "delta": (), "espp": (0.0, -1.0),
 }  # fmt: skip
 LOCAL = ("stdp", "delta", "espp")
-BITS = defaultdict[str, tuple[int, ...]](tuple, {"predictive": (8, 6, 4, 3), "contrast": (8, 4)})
-TUNED_BITS = defaultdict[str, tuple[int, ...]](tuple, {"predictive": (4, 3)})  # half as many epochs more, in integers
+BITS = defaultdict[str, tuple[int, ...]](tuple, {"predictive": (8, 4)})
+TUNED_BITS = defaultdict[str, tuple[int, ...]](tuple, {"predictive": (4,)})  # half as many epochs more, in integers
 CHECKED = 8  # samples on which simulator and coder are compared
 ECHO_STEPS = 20_000  # of a stream that ESPP sees at most: its driver is Python, a step at a time
 BALANCE_SAMPLES, BALANCE_RATE = 32, 0.1
