@@ -15,6 +15,10 @@ _METRICS: dict[str, tuple[str, str, str]] = {
     "steps": ("steps_total", "counter", "Training steps kept, over all runs."),
     "rejected": ("rejected_steps_total", "counter", "Training steps taken back, over all runs."),
     "rollbacks": ("rollbacks_total", "counter", "Returns to an earlier generation, over all runs."),
+    "frozen": ("frozen", "gauge", "1 while learning waits for thaw() after repeated harm."),
+    "repeated_samples": ("repeated_samples_total", "counter", "Samples not remembered: the same again and again."),
+    "saturated_values": ("saturated_values_total", "counter", "Values beyond what the memory's codec can hold."),
+    "contexts": ("contexts", "gauge", "Different regimes of the stream met so far."),
     "drift_events": ("drift_events_total", "counter", "Changes of the stream that were noticed."),
     "step_seconds": ("step_seconds", "gauge", "What a training step takes, a running mean."),
     "learning_seconds": ("learning_seconds_total", "counter", "Time spent learning by this process."),
@@ -51,7 +55,8 @@ def prometheus(snapshot: Mapping[str, Any], **labels: str) -> str:
         if key in snapshot:
             full = f"edgessl_{name}"
             lines += [f"# HELP {full} {what}", f"# TYPE {full} {kind}"]
-            lines.append(f"{full}{{{pairs}}} {snapshot[key]}" if pairs else f"{full} {snapshot[key]}")
+            value = int(snapshot[key]) if isinstance(snapshot[key], bool) else snapshot[key]
+            lines.append(f"{full}{{{pairs}}} {value}" if pairs else f"{full} {value}")
     return "\n".join(lines) + "\n"
 
 
