@@ -22,16 +22,18 @@ Row = dict[str, Any]
 def run(
     cases: Sequence[str] = tuple(CASES),
     *,
+    batch_size: int = 32,
     samples: int = 400,
     gap_ms: float = 5.0,
     turns: int = 3,
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Run a learner of 37k parameters (ds_cnn_s, VICReg, batches of 32, 1 MiB of memory), each case by itself.
+    """Run a learner of 37k parameters (ds_cnn_s on 28 x 28, VICReg, 1 MiB of memory), each case by itself.
 
     Args:
         cases: some of "full" (the whole network learns), "latent" (int8 backbone, an adapter learns), "torch" (as
             full, the same learner on torch).
+        batch_size: samples per training step; what a step takes of memory goes with it.
         samples: observed one at a time while learning runs all the time in the background.
         gap_ms: between two of them.
         turns: processes per case; times are medians over them, memory the largest.
@@ -49,10 +51,8 @@ def run(
     """
     if unknown := sorted(set(cases) - set(CASES)):
         raise ConfigError(f"bench device: unknown case {unknown[0]!r}; choose some of {', '.join(CASES)}")
-    if samples < 40 or gap_ms < 0 or turns < 1:
-        raise ConfigError(
-            f"bench device: expected samples >= 40, gap_ms >= 0, turns >= 1; found {samples}, {gap_ms}, {turns}"
-        )
+    if samples < 40 or gap_ms < 0 or turns < 1 or batch_size < 2:
+        raise ConfigError(f"bench device: expected samples >= 40, gap_ms >= 0, turns >= 1, batch_size >= 2")
     from edgessl.bench.device_bundles import write  # torch and onnx, from here on
 
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
@@ -63,7 +63,7 @@ def run(
             bundle = None
             if backend == "onnxruntime":
                 progress(f"{case}: exporting")
-                bundle = write(Path(folder), path)
+                bundle = write(Path(folder), path, batch_size=batch_size)
             found = []
             row: Row = {"path": path, "backend": backend, "error": None}
             for turn in range(turns):
@@ -71,7 +71,7 @@ def run(
                 home = Path(folder) / f"{case}-{turn}"
                 home.mkdir()
                 job: Row = {"backend": backend, "bundle": str(bundle), "folder": str(home)}
-                job |= {"samples": samples, "gap_s": gap_ms / 1e3}
+                job |= {"samples": samples, "gap_s": gap_ms / 1e3, "batch_size": batch_size}
                 try:
                     with Worker("edgessl.bench.device_worker", {"OMP_NUM_THREADS": "1"}, TIMEOUT_S) as worker:
                         found.append(worker.ask(job))
@@ -83,7 +83,13 @@ def run(
         "bench": "device",
         "machine": machine(),
         "versions": versions(),
-        "settings": {"encoder": "ds_cnn_s", "samples": samples, "gap_ms": gap_ms, "turns": turns},
+        "settings": {
+            "encoder": "ds_cnn_s",
+            "batch_size": batch_size,
+            "samples": samples,
+            "gap_ms": gap_ms,
+            "turns": turns,
+        },
         "load_before": None if load is None else round(load, 2),
         "warnings": load_warnings(load, 2),
         "rows": rows,

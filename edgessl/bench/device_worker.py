@@ -43,7 +43,7 @@ def _torch(job: dict[str, Any]) -> Callable[[], Any]:
     from edgessl.continual.torch_runtime import TorchModel
 
     torch.set_num_threads(1)
-    return lambda: TorchModel.of(checkpoint("ds_cnn_s"), batch_size=32)
+    return lambda: TorchModel.of(checkpoint("ds_cnn_s"), batch_size=job["batch_size"])
 
 
 def _measure(job: dict[str, Any], model: Callable[[], Any], import_ms: float) -> dict[str, Any]:
