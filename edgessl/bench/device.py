@@ -52,7 +52,7 @@ def run(
     if unknown := sorted(set(cases) - set(CASES)):
         raise ConfigError(f"bench device: unknown case {unknown[0]!r}; choose some of {', '.join(CASES)}")
     if samples < 40 or gap_ms < 0 or turns < 1 or batch_size < 2:
-        raise ConfigError(f"bench device: expected samples >= 40, gap_ms >= 0, turns >= 1, batch_size >= 2")
+        raise ConfigError("bench device: expected samples >= 40, gap_ms >= 0, turns >= 1, batch_size >= 2")
     from edgessl.bench.device_bundles import write  # torch and onnx, from here on
 
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
