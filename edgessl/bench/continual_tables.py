@@ -60,16 +60,30 @@ def lines(result: Json, objective: str, backend: str = "torch") -> list[Line]:
         own = [_flat(row) for row in rows if row["strategy"] == name]
         found[name] = {key: mean_and_std([row[key] for row in own]) for key in own[0]}
 
-    def shares(key: str) -> dict[str, float]:
-        means = {name: figures[key]["mean"] for name, figures in found.items()}
-        low, high = (means.get(name, float("nan")) for name in ("finetune", "joint"))
-        return {name: recovered(low, high, mean) if high - low >= GAP else float("nan") for name, mean in means.items()}
-
-    by_neighbours, by_probe = shares("final_accuracy"), shares("linear.final_accuracy")
+    by_neighbours, by_probe = (_shares(rows, key) for key in ("final_accuracy", "linear.final_accuracy"))
     ordered = sorted(
         found, key=lambda n: (REFERENCES.index(n) if n in REFERENCES else 99, -found[n]["final_accuracy"]["mean"])
     )
     return [Line(name, found[name], by_neighbours[name], by_probe[name]) for name in ordered]
+
+
+def _shares(rows: Sequence[Json], key: str) -> dict[str, float]:
+    """Share of the gap by strategy, each over the seeds it has; NaN unless joint training is better than fine-tuning
+    with every seed, and by `GAP` on average."""
+    by: dict[str, dict[int, float]] = {}
+    for row in rows:
+        by.setdefault(row["strategy"], {})[row["seed"]] = _flat(row)[key]
+    low, high = by.get("finetune", {}), by.get("joint", {})
+    seeds = sorted(set(low) & set(high))
+    gaps = [high[seed] - low[seed] for seed in seeds]
+    if not seeds or min(gaps) <= 0 or sum(gaps) < GAP * len(gaps):
+        return dict.fromkeys(by, float("nan"))
+    shares = {}
+    for name, own in by.items():
+        common = [seed for seed in seeds if seed in own]
+        means = [sum(values[seed] for seed in common) / max(1, len(common)) for values in (low, high, own)]
+        shares[name] = recovered(*means) if common else float("nan")
+    return shares
 
 
 def objectives_of(result: Json) -> list[str]:
@@ -159,7 +173,8 @@ def cell(figures: Mapping[str, Json], key: str) -> str:
     """One figure as text: mean and sample standard deviation."""
     _, factor, decimals = FIGURES[key]
     mean, std = factor * figures[key]["mean"], factor * figures[key]["std"]
-    return f"{mean:.{decimals}f} ± {std:.{decimals}f}"
+    text = f"{mean:.{decimals}f}"
+    return f"{text} ± {std:.{decimals}f}" if len(figures[key]["seeds"]) > 1 else f"{text} (1 seed)"
 
 
 def gaps(line: Line) -> list[str]:
