@@ -1,8 +1,9 @@
 """Policies that look at embeddings: balanced clusters, least redundancy, herding.
 
 Each keeps the embedding of every held sample, of length 1 and in half precision (2 D bytes a sample, within the
-declared budget), and compares a newcomer with all of them: 2 to 6 L D multiplications a sample for L places.
-Embeddings age as the encoder learns; the memory hands over fresh ones of the samples it happened to embed anyway.
+declared budget), and compares a newcomer with all of them, or with cluster centres: up to 6 L D multiplications a
+sample for L places. Embeddings age as the encoder learns; the memory hands over fresh ones of the samples it happened
+to embed anyway.
 """
 
 from collections.abc import Mapping
