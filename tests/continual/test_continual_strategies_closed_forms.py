@@ -204,7 +204,7 @@ def test_the_penalty_is_quadratic_and_its_gradient_right(name: str) -> None:
     at = theta.clone().requires_grad_()
     by_hand = 0.5 * 3.0 * (importances * (at - anchor).square()).sum()
     value, gradient = strategy.penalty(theta, slots, {f"{name}_weight": torch.tensor(3.0, dtype=torch.float64)})
-    assert float(value) == pytest.approx(float(by_hand), rel=1e-12)
+    assert float(value) == pytest.approx(float(by_hand.detach()), rel=1e-12)
     torch.testing.assert_close(gradient, torch.autograd.grad(by_hand, at)[0])
 
 
