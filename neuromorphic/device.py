@@ -19,7 +19,6 @@ import os
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,40 +28,14 @@ import numpy as np
 from edgessl.device.heads import Prediction
 from edgessl.device.loop import LearnReport
 from edgessl.device.state import Saved, StateStore
-from edgessl.errors import BudgetError, ConfigError, InputError, StateError, StateMismatchError
-from neuromorphic.espp import APART, EchoLearner
+from edgessl.errors import ConfigError, InputError, StateError, StateMismatchError
+from neuromorphic.device_settings import WATCHED, Pending, Settings
 from neuromorphic.network import IntegerNetwork
 from neuromorphic.network_file import dump_network, load_network
-from neuromorphic.plastic import embed, frozen, plastic_names, relearned, with_silent
+from neuromorphic.plastic_engine import PlasticEngine
 from neuromorphic.prototypes import Prototypes
-from neuromorphic.simulator import make_simulator
 
 Array = np.ndarray[Any, np.dtype[Any]]
-WATCHED = 32  # learned samples over which the firing rate is judged
-WEIGHT_RANGE = {"mixed": (-256, 255), "excitatory": (0, 255), "inhibitory": (-255, 0)}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a state directory is bound to, the network apart.
-
-    Attributes:
-        steps: time steps of a sample.
-        population: whose mean spikes are the embedding.
-        bins: parts of the time, each with a mean of its own.
-        queue_bytes: for samples that wait to be learned from, packed to bits; the oldest falls out.
-        prototypes: of the read-out, at most.
-        novelty: cosine below which the read-out takes a new prototype.
-        rates: least and largest mean rate of the population over WATCHED learned samples; outside, learning is undone.
-    """
-
-    steps: int
-    population: str
-    bins: int = 1
-    queue_bytes: int = 1 << 20
-    prototypes: int = 64
-    novelty: float = 0.8
-    rates: tuple[float, float] = (1e-4, 0.6)
 
 
 class SpikingLearner:
@@ -76,20 +49,16 @@ class SpikingLearner:
     def __init__(
         self, network: IntegerNetwork, state_dir: str | os.PathLike[str], settings: Settings, engine: str
     ) -> None:
-        self.network, self.settings, self._engine = network, settings, engine
-        self._check()
+        self.network, self.settings = network, settings
+        settings.check(network)
         digest = hashlib.sha256(dump_network(network) + repr(settings).encode()).hexdigest()
-        self._plastic = plastic_names(network)
-        self._echo = EchoLearner(network, engine=engine) if self._is_echo else None
-        self._simulator = self._echo.simulator if self._echo else make_simulator(network, engine=engine)
-        self._factory = self._changing()
+        self._learning = PlasticEngine(network, settings.population, engine)
+        self._factory = self._learning.state()
         size = network.population(settings.population).size
         self._readout = Prototypes(size * settings.bins, settings.prototypes, novelty=settings.novelty)
-        self._pending: deque[tuple[Array, bool]] = deque()
+        self._pending = Pending(settings.steps, network.inputs[0].size, settings.queue_bytes)
         self._rates: deque[float] = deque(maxlen=WATCHED)
-        self._observed = self._steps = self._rejected = self._rollbacks = self._dropped = 0
-        self._last_recording = -1
-        self._frozen: IntegerNetwork | None = None
+        self._observed = self._steps = self._rejected = self._rollbacks = 0
         self._lock = threading.RLock()
         self.bundle = SimpleNamespace(digest=digest, manifest=SimpleNamespace(theta_size=len(self.theta)))
         self._store: StateStore | None = StateStore(state_dir, digest)
@@ -154,9 +123,7 @@ class SpikingLearner:
         with self._lock:
             z = self._embed(samples)
             for k, sample in enumerate(samples):
-                own = -1 if ids is None else int(ids[k])
-                self._remember(sample, own >= 0 and own == self._last_recording)
-                self._last_recording = own
+                self._pending.add(sample, -1 if ids is None else int(ids[k]))
             self._observed += len(samples)
         return z if np.ndim(x) == 3 else z[0]
 
@@ -234,13 +201,13 @@ class SpikingLearner:
     def current(self) -> IntegerNetwork:
         """The network with the weights it has now, still plastic: to save, verify, price or draw."""
         with self._lock:
-            return relearned(self.network, {name: self._simulator.weights(name)[0] for name in self._plastic})
+            return self._learning.current
 
     @property
     def theta(self) -> Array:
         """A copy of all plastic weights, (P,) float32, connection after connection, post neurons first."""
-        weights = [self._simulator.weights(name)[0].ravel() for name in self._plastic]
-        return np.concatenate(weights).astype(np.float32)
+        with self._lock:
+            return self._learning.theta
 
     def adopt(self, theta: Array) -> None:
         """Replace the plastic weights, as after a federated round: rounded to integers and clipped to their range.
@@ -250,32 +217,16 @@ class SpikingLearner:
         """
         with self._lock:
             self._alive()
-            size = self.bundle.manifest.theta_size
-            if not isinstance(theta, np.ndarray) or theta.dtype != np.float32 or theta.shape != (size,):
-                found = f"{theta.dtype}{list(theta.shape)}" if isinstance(theta, np.ndarray) else type(theta).__name__
-                raise InputError(f"adopt: theta must be float32[{size}], found {found}")
-            if not np.isfinite(theta).all():
-                raise InputError("adopt: theta has NaN or infinity; refused")
-            state, start = self._simulator.state(), 0
-            for name in self._plastic:
-                c = self.network.connection(name)
-                part = np.rint(theta[start : start + c.weights.size]).reshape(c.weights.shape)
-                start += c.weights.size
-                state[f"{name}.weights"] = np.clip(part, *WEIGHT_RANGE[c.sign]).T[None].astype(np.int32)
-            self._simulator.restore(state)
-            self._frozen = None
+            self._learning.adopt(theta)
 
     def save(self) -> int:
         """Write everything to the state directory; returns the generation once it is safely on disk."""
         with self._lock:
             store = self._alive()
-            arrays = {f"network.{name}": array for name, array in self._changing().items()}
+            arrays = {f"network.{name}": array for name, array in self._learning.state().items()}
             arrays |= {f"readout.{name}": array for name, array in self._readout.tensors().items()}
-            arrays["queue.samples"] = (
-                np.stack([packed for packed, _ in self._pending]) if self._pending else self._none()
-            )
-            arrays["queue.goes_on"] = np.array([goes_on for _, goes_on in self._pending], np.uint8)
-            counts = (self._observed, self._steps, self._rejected, self._rollbacks, self._dropped, self._last_recording)
+            arrays |= {f"queue.{name}": array for name, array in self._pending.tensors().items()}
+            counts = (self._observed, self._steps, self._rejected, self._rollbacks)
             arrays["learner.counts"] = np.array(counts, np.int64)
             arrays["learner.rates"] = np.array(self._rates, np.float64)
             return store.save(arrays, {"labels": json.dumps(self._readout.labels)})
@@ -288,7 +239,7 @@ class SpikingLearner:
         with self._lock:
             store = self._alive()
             saved = None if to_factory else store.load()
-            self._become(saved.part("network") if saved else self._factory)
+            self._learning.restore(saved.part("network") if saved else self._factory)
             self._rollbacks += 1
             self._rates.clear()
             return saved.generation if saved else 0
@@ -306,7 +257,7 @@ class SpikingLearner:
                 "remembered": len(self._pending),
                 "memory_bytes": self.settings.queue_bytes,
                 "drift_events": 0,
-                "dropped": self._dropped,
+                "dropped": self._pending.dropped,
                 "steps": self._steps,
                 "rejected": self._rejected,
                 "rollbacks": self._rollbacks,
@@ -330,36 +281,6 @@ class SpikingLearner:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _check(self) -> None:
-        s, names = self.settings, [p.name for p in self.network.populations]
-        if not plastic_names(self.network):
-            raise ConfigError(
-                "this network has no plastic connection, so there is nothing to learn; see neuromorphic.local"
-            )
-        if s.population not in names:
-            raise ConfigError(f"population {s.population!r} is not there; there are {', '.join(names)}")
-        if not 1 <= s.bins <= s.steps:
-            raise ConfigError(f"expected 1 <= bins <= steps, found {s.bins} and {s.steps}")
-        if not 0 <= s.rates[0] < s.rates[1] <= 1:
-            raise ConfigError(f"rates must be a range within 0..1, found {s.rates}")
-        if self.network.inputs[0].payload_bits:
-            raise ConfigError(f"the input {self.network.inputs[0].name!r} must be binary to be kept as bits")
-        if s.queue_bytes < self._sample_bytes:
-            raise BudgetError(
-                f"queue_bytes = {s.queue_bytes}, one sample takes {self._sample_bytes}; give that or more"
-            )
-
-    @property
-    def _is_echo(self) -> bool:
-        return any(i.name == APART for i in self.network.inputs)
-
-    @property
-    def _sample_bytes(self) -> int:
-        return -(-self.settings.steps * self.network.inputs[0].size // 8)
-
-    def _none(self) -> Array:
-        return np.zeros((0, self._sample_bytes), np.uint8)
-
     def _alive(self) -> StateStore:
         if self._store is None:
             raise StateError("this learner is closed; open it again with SpikingLearner.open")
@@ -379,30 +300,11 @@ class SpikingLearner:
         return batch.astype(np.uint8)
 
     def _embed(self, samples: Array) -> Array:
-        if self._frozen is None:
-            weights = {name: self._simulator.weights(name)[0] for name in self._plastic}
-            self._frozen = frozen(self.network, weights)
-        return embed(self._frozen, samples, self.settings.population, self.settings.bins, engine=self._engine)
-
-    def _remember(self, sample: Array, goes_on: bool) -> None:
-        self._pending.append((np.packbits(sample), goes_on))
-        while len(self._pending) * self._sample_bytes > self.settings.queue_bytes:
-            self._pending.popleft()
-            self._dropped += 1
+        return self._learning.embed(samples, self.settings.bins)
 
     def _learn_one(self) -> dict[str, float]:
-        packed, goes_on = self._pending.popleft()
-        shape = self.settings.steps, self.network.inputs[0].size
-        spikes = np.unpackbits(packed, count=shape[0] * shape[1]).reshape(shape)
-        if self._echo is not None:
-            report = self._echo.present(spikes, goes_on)
-            metrics = {"rate": report.rate, "similarity": report.similarity, "updates": report.updates}
-        else:
-            name = self.settings.population
-            record = self._simulator.run(with_silent(self.network, spikes[None]), spikes=[name])
-            changes = sum(int(n.sum()) for n in record.counts.weight_changes.values())
-            metrics = {"rate": float(np.mean(record.spikes[name] != 0)), "weight_changes": float(changes)}
-        self._frozen = None
+        spikes, goes_on = self._pending.take()
+        metrics = self._learning.present(spikes, goes_on)
         self._steps += 1
         self._rates.append(metrics["rate"])
         if len(self._readout):
@@ -427,25 +329,13 @@ class SpikingLearner:
         k = int(best.argmax())
         return Prediction(self._readout.labels[k], float(weight[k] / weight.sum()), float(best[k]))
 
-    def _changing(self) -> dict[str, Array]:
-        return self._echo.state() if self._echo else self._simulator.state()
-
-    def _become(self, state: dict[str, Array]) -> None:
-        if self._echo:
-            self._echo.restore(state)
-        else:
-            self._simulator.restore(state)
-        self._frozen = None
-
     def _resume(self, saved: Saved) -> None:
         try:
-            queue, counts = saved.part("queue"), saved.part("learner")["counts"]
-            self._become(saved.part("network"))
+            counts = saved.part("learner")["counts"]
+            self._learning.restore(saved.part("network"))
             self._readout.restore(saved.part("readout"), json.loads(saved.metadata["labels"]))
-            self._pending = deque(zip(queue["samples"].copy(), map(bool, queue["goes_on"]), strict=True))
+            self._pending.restore(saved.part("queue"))
             self._rates.extend(float(rate) for rate in saved.part("learner")["rates"])
-            self._observed, self._steps, self._rejected, self._rollbacks, self._dropped, self._last_recording = map(
-                int, counts
-            )
+            self._observed, self._steps, self._rejected, self._rollbacks = map(int, counts)
         except (KeyError, ValueError) as error:
             raise StateMismatchError(f"saved state is of another edgessl: {error!r}") from None

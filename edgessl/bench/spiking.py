@@ -1,4 +1,4 @@
-"""What spiking coders learn without labels: features beside random, dense and liquid ones, and in integers of 8 and 4 bits.
+"""What spiking coders learn without labels: features beside random, dense and liquid ones; and their integers.
 
     edgessl bench spiking --set stage=choose --set out=examples/results/spiking_choice.json
     edgessl bench spiking --set chosen=examples/results/spiking_choice.json --set out=examples/results/spiking.json
