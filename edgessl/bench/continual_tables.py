@@ -170,11 +170,11 @@ def _flat(row: Json) -> dict[str, float]:
 
 
 def cell(figures: Mapping[str, Json], key: str) -> str:
-    """One figure as text: mean and sample standard deviation."""
+    """One figure as text: mean and sample standard deviation, which one seed does not have."""
     _, factor, decimals = FIGURES[key]
     mean, std = factor * figures[key]["mean"], factor * figures[key]["std"]
     text = f"{mean:.{decimals}f}"
-    return f"{text} ± {std:.{decimals}f}" if len(figures[key]["seeds"]) > 1 else f"{text} (1 seed)"
+    return f"{text} ± {std:.{decimals}f}" if len(figures[key]["seeds"]) > 1 else text
 
 
 def gaps(line: Line) -> list[str]:

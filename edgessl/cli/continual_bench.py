@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-
-from edgessl.cli.console import Stages, print_json
+from edgessl.cli.console import Stages, console, print_json
 from edgessl.cli.group import examples
 from edgessl.cli.options import CommaList, json_flag
 
@@ -75,7 +73,7 @@ def bench(
 
     for found in result["results"]:
         for objective in objectives_of(found):
-            Console().print(continual_table(found, objective))
+            console().print(continual_table(found, objective))
 
 
 def _plain(result: dict[str, Any]) -> dict[str, Any]:
