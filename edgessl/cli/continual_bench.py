@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+
 from edgessl.cli.console import Stages, console, print_json
 from edgessl.cli.group import examples
 from edgessl.cli.options import CommaList, json_flag
