@@ -35,6 +35,7 @@ MISTAKES = [
     ("export {tmp}/none", "--calibrate"),
     ("export {tmp}/none --calibrate digits --no-int8", "--no-int8"),
     ("export {tmp}/none --no-int8 --set lr=fast", "'lr' takes a number"),
+    ("export {tmp}/none --no-int8 --cut block2", "--cut needs an int8 backbone"),
     ("export {tmp}/none --no-int8 --strategy-option form=predictive", "needs --strategy NAME"),
     ("inspect {tmp}/none", "none"),
     ("inspect {tmp}", "manifest.json"),
