@@ -220,6 +220,8 @@ def known_again(stream: DriftStream) -> list[bool]:
     detector, found = Everything(), []
     numbers: dict[int, int] = {}
     ends = [first for first, _ in stream.changes] + [len(stream.z)]
+    if len({int(stream.contexts[end - 1]) for end in ends}) == len(ends):
+        return []
     for i, (z, raw) in enumerate(zip(stream.z, stream.statistics, strict=True)):
         detector.update(z, raw)
         if i + 1 in ends and detector.monitor is not None:
