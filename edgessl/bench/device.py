@@ -26,6 +26,7 @@ def run(
     samples: int = 400,
     gap_ms: float = 5.0,
     turns: int = 3,
+    bundles: str | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Run a learner of 37k parameters (ds_cnn_s on 28 x 28, VICReg, 1 MiB of memory), each case by itself.
@@ -37,6 +38,7 @@ def run(
         samples: observed one at a time while learning runs all the time in the background.
         gap_ms: between two of them.
         turns: processes per case; times are medians over them, memory the largest.
+        bundles: a folder with full.edgessl and latent.edgessl from an earlier run, or to keep them in.
         progress: told in a line what is being done.
 
     Returns:
@@ -62,8 +64,10 @@ def run(
             backend, path = CASES[case], "latent" if case == "latent" else "full"
             bundle = None
             if backend == "onnxruntime":
-                progress(f"{case}: exporting")
-                bundle = write(Path(folder), path, batch_size=batch_size)
+                bundle = Path(bundles or folder) / f"{path}.edgessl"
+                if not bundle.exists():
+                    progress(f"{case}: exporting")
+                    write(bundle.parent, path, batch_size=batch_size)
             found = []
             row: Row = {"path": path, "backend": backend, "error": None}
             for turn in range(turns):
