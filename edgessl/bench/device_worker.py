@@ -61,6 +61,7 @@ def _measure(job: dict[str, Any], model: Callable[[], Any], import_ms: float) ->
     rng = np.random.default_rng(0)
     samples = rng.random((job["samples"], *shape), dtype=np.float32)
     alone = _latencies(learner.observe, samples[: len(samples) // 4], job["gap_s"])
+    disk = _disk(learner, shape)
     learner.observe(samples[:64])
     learner.learn(max_steps=1)
     with BackgroundLearner(learner, queue_samples=1024, steps_per_sample=float("inf"), save_seconds=5.0) as busy:
@@ -69,8 +70,6 @@ def _measure(job: dict[str, Any], model: Callable[[], Any], import_ms: float) ->
         accepted = busy.flush(60)
         after = busy.metrics()
         peak = peak_rss_mb()
-        disk = _disk(learner, shape)
-        counts = busy.metrics()
     return {
         "import_ms": import_ms,
         "open_ms": open_ms,
@@ -82,7 +81,7 @@ def _measure(job: dict[str, Any], model: Callable[[], Any], import_ms: float) ->
         "lost": after["accepted"] - (after["observed"] - before["observed"]) if accepted else None,
         "dropped": after["dropped"],
         "steps": after["steps"] - before["steps"],
-        "step_ms": 1e3 * counts["step_seconds"],
+        "step_ms": 1e3 * after["step_seconds"],
         "peak_rss_mb": peak,
         "loads_torch": "torch" in sys.modules,
         **disk,
