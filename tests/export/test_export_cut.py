@@ -70,6 +70,7 @@ def test_the_state_is_the_checkpoints_by_name(cut_bundle: Bundle, checkpoint: Ch
             own = state[slot][p.offset : p.offset + p.size].reshape(p.shape)
             np.testing.assert_array_equal(own, whole[p.name].numpy(), err_msg=f"{slot} {p.name}")
     assert cut_bundle.manifest.theta_size < layout.size
+    assert not any(state[slot].any() for slot in ("first_moment", "second_moment", "updates"))  # the optimizer's anew
 
 
 def test_latents_are_stored_without_loss_and_stand_for_the_float_ones(
@@ -136,6 +137,18 @@ def test_an_objective_that_needs_samples_cannot_learn_from_latents(checkpoint: C
     state = build_step(recipe, checkpoint.input).initial_state()
     with pytest.raises(ConfigError, match="objective denoising takes image, spectrogram, signal, not latent"):
         device_step(dataclasses.replace(checkpoint, recipe=recipe, state=state), cut=CUT)
+
+
+def test_a_new_adapter_takes_first_steps_of_the_learning_rate(checkpoint: Checkpoint, latents: np.ndarray) -> None:
+    """Adam moves every weight by lr at first; with the count of updates of pretraining it would be more."""
+    step, state = device_step(checkpoint, cut="pool")
+    z = torch.from_numpy(latents.reshape(len(latents), -1)[:16, :128].copy())
+    noise, hyper = torch.rand(step.noise_shape(16)), {**step.hyper, "lr": 1e-3, "weight_decay": 0.0, "clip_norm": 1e9}
+    after, _ = step(state, z, noise, hyper_tensors(hyper))
+    (entry,) = (e for e in step.layout.entries if e.name == "encoder.stages.adapter.narrow.weight")
+    moved = (after["theta"] - state["theta"])[entry.offset : entry.offset + entry.size].abs()
+    assert moved.max() <= 1.01e-3
+    assert moved.median() == pytest.approx(1e-3, rel=0.05)
 
 
 def test_views_of_latents_can_be_chosen(checkpoint: Checkpoint) -> None:
