@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,7 @@ def _start(stream: str, folder: Path | None) -> dict[str, Any]:
 def _write(result: dict[str, Any], folder: Path) -> None:
     order = {name: i for i, name in enumerate(CONTENDERS)}
     rows = sorted(result["rows"], key=lambda r: (r["objective"], order[r["strategy"]], r["backend"], r["seed"]))
-    whole = {"bench": "continual", **result, "rows": rows, "machine": machine(), "versions": versions()}
+    date = datetime.now(UTC).strftime("%Y-%m-%d")
+    whole = {"bench": "continual", **result, "rows": rows, "date": date, "machine": machine(), "versions": versions()}
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(_path(result["stream"], folder), json.dumps(whole, indent=1).encode() + b"\n")

@@ -201,7 +201,8 @@ def caption(result: Json) -> str:
         f"bank of {s['bank']} and test of {s['test']} samples per context at most;",
         f"seeds {', '.join(map(str, sorted({row['seed'] for row in result['rows']})))}.",
         f"The drift monitor fired {sum(fired) / max(1, len(fired)):.1f} times a stream.",
-        f"Seconds are CPU time on one core of {m['cpu']}, judging included.",
+        f"Seconds are CPU time on one core of {m['cpu']}, judging included"
+        + (f"; measured on {result['date']}." if "date" in result else "."),
         *([f"Failed: {failures}."] if failures else []),
     ]
     return " ".join(parts)
