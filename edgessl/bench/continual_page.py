@@ -79,14 +79,15 @@ def section(result: Json) -> str:
     return "\n\n".join(parts)
 
 
-ADVICE = """**In words.** Where contexts differ by what is in them (activities, classes), fine-tuning on the latest samples
-loses nearest neighbours, and a memory keeps most of them: begin with replay by `minred`, which costs nothing per step and
-is the steadiest. Add `cla_e` or `cassle` to a reservoir where a second forward pass per step can be paid for; the two are
-close. `lump` is the cheapest improvement on a plain reservoir and less steady. `slow` lags behind on short streams: it
-embeds with weights of some hundred steps ago. `ewc` alone keeps, and keeps from learning: it wins only where standing
-still wins (phone to watch), and a frozen encoder then does as well. Latent replay saves memory, not accuracy, on these
-streams: behind the cut there is little left to learn with when the factory saw one context only. Where no gap is shown
-(motor loads, people, speakers), take fine-tuning or replay for what they add over *frozen*, and expect nothing else.
+ADVICE = """**In words.** Where contexts differ by what is in them (activities, classes), fine-tuning on the latest
+samples loses nearest neighbours, and a memory keeps most of them: begin with replay by `minred`, which costs nothing
+per step and is the steadiest. Add `cla_e` or `cassle` to a reservoir where a second forward pass per step can be paid
+for; the two are close. `lump` is the cheapest improvement on a plain reservoir and less steady. `slow` lags behind on
+short streams: it embeds with weights of some hundred steps ago. `ewc` alone keeps, and keeps from learning: it wins
+only where standing still wins (phone to watch), and a frozen encoder then does as well. Latent replay saves memory,
+not accuracy, on these streams: behind the cut there is little left to learn with when the factory saw one context
+only. Where no gap is shown (motor loads, people, speakers), take fine-tuning or replay for what they add over
+*frozen*, and expect nothing else.
 
 The best strategy of a stream is the greatest of several means and flatters; the rows of one strategy do not."""
 
