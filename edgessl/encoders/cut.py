@@ -19,8 +19,8 @@ ADAPTER = "adapter"  # name of the stage that a cut behind everything adds
 class ResidualAdapter(nn.Module):
     """`z + W2 relu(norm(W1 z))`, the identity at first, since W2 starts at zero.
 
-    Houlsby et al., "Parameter-efficient transfer learning for NLP", ICML 2019, with a hidden layer twice as wide as
-    the embedding instead of a bottleneck: embeddings are small here.
+    The adapter of Houlsby et al., "Parameter-efficient transfer learning for NLP", ICML 2019, with a layer norm, its
+    bottleneck half as wide as the embedding.
 
     Args:
         size: numbers in an embedding.
@@ -31,15 +31,16 @@ class ResidualAdapter(nn.Module):
         super().__init__()
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.default_generator.manual_seed(seed)
-            self.widen = nn.Linear(size, 2 * size, bias=False)
-            nn.init.xavier_uniform_(self.widen.weight)
-            self.norm = nn.LayerNorm(2 * size)
-            self.narrow = nn.Linear(2 * size, size, bias=False)
-            nn.init.zeros_(self.narrow.weight)
+            width = max(2, size // 2)
+            self.down = nn.Linear(size, width, bias=False)
+            nn.init.xavier_uniform_(self.down.weight)
+            self.norm = nn.LayerNorm(width)
+            self.up = nn.Linear(width, size, bias=False)
+            nn.init.zeros_(self.up.weight)
 
     def forward(self, z: Tensor) -> Tensor:
         """Maps (N, size) to (N, size)."""
-        out: Tensor = z + self.narrow(F.relu(self.norm(self.widen(z))))
+        out: Tensor = z + self.up(F.relu(self.norm(self.down(z))))
         return out
 
 

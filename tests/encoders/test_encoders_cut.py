@@ -42,21 +42,21 @@ def test_behind_the_last_stage_an_adapter_learns_from_the_identity_on() -> None:
     assert torch.equal(tail(z), z)
     tail(z).square().sum().backward()
     gradients = {name: p.grad.abs().max() for name, p in tail.named_parameters()}
-    assert gradients["stages.adapter.narrow.weight"] > 0  # so the identity is no resting point
+    assert gradients["stages.adapter.up.weight"] > 0  # so the identity is no resting point
 
 
 def test_the_adapter_is_what_its_formula_says_and_its_seed_decides() -> None:
     before = torch.random.get_rng_state()
     a, b, c = ResidualAdapter(6, seed=1), ResidualAdapter(6, seed=1), ResidualAdapter(6, seed=2)
     assert torch.equal(torch.random.get_rng_state(), before)
-    assert torch.equal(a.widen.weight, b.widen.weight)
-    assert not torch.equal(a.widen.weight, c.widen.weight)
+    assert torch.equal(a.down.weight, b.down.weight)
+    assert not torch.equal(a.down.weight, c.down.weight)
     with torch.no_grad():
-        a.narrow.weight.copy_(torch.randn(6, a.narrow.in_features))
+        a.up.weight.copy_(torch.randn(6, a.up.in_features))
     a, z = a.double(), torch.randn(5, 6, dtype=torch.float64)
-    h = z @ a.widen.weight.T
+    h = z @ a.down.weight.T
     h = (h - h.mean(1, keepdim=True)) / torch.sqrt(h.var(1, unbiased=False, keepdim=True) + 1e-5)
-    torch.testing.assert_close(a(z), z + h.clamp(min=0) @ a.narrow.weight.T)
+    torch.testing.assert_close(a(z), z + h.clamp(min=0) @ a.up.weight.T)
 
 
 @pytest.mark.parametrize("cut", ["block5", "block9", "", "adapter"])

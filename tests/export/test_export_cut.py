@@ -145,7 +145,7 @@ def test_a_new_adapter_takes_first_steps_of_the_learning_rate(checkpoint: Checkp
     z = torch.from_numpy(latents.reshape(len(latents), -1)[:16, :128].copy())
     noise, hyper = torch.rand(step.noise_shape(16)), {**step.hyper, "lr": 1e-3, "weight_decay": 0.0, "clip_norm": 1e9}
     after, _ = step(state, z, noise, hyper_tensors(hyper))
-    (entry,) = (e for e in step.layout.entries if e.name == "encoder.stages.adapter.narrow.weight")
+    (entry,) = (e for e in step.layout.entries if e.name == "encoder.stages.adapter.up.weight")
     moved = (after["theta"] - state["theta"])[entry.offset : entry.offset + entry.size].abs()
     assert moved.max() <= 1.01e-3
     assert moved.median() == pytest.approx(1e-3, rel=0.05)
