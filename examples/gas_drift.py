@@ -20,14 +20,13 @@ from pathlib import Path
 
 import numpy as np
 
-from edgessl.continual.metrics import mean_and_std
 from edgessl.data import array_source, load_shared
 from edgessl.device import DriftingClasses, DriftingStream, SoftmaxRegression
 from edgessl.device.normalize import spread
 from edgessl.errors import EdgeSSLError
 
 SENSOR = 8  # features of each of the 16 sensors
-MONTHS = (1, 2, 3, 4, 5, 6, 8, 9)
+PROTOCOLS = ("monthly", "shuffled", "recorded", "five", "baselines", "encoders")
 Months = dict[int, tuple[np.ndarray, np.ndarray]]  # batch: samples (N, 128), gases (N,)
 
 
@@ -167,16 +166,23 @@ def encoders(months: Months, seed: int) -> dict[str, dict[int, float]]:
 
 def summary(rows: Sequence[dict[int, float]], seeds: Sequence[int]) -> dict:
     """Mean over the months: mean and sample deviation over the seeds; and over months 4 to 9 alone."""
-    mean, std = mean_and_std([float(np.mean(list(row.values()))) for row in rows])
-    late, _ = mean_and_std([float(np.mean([v for month, v in row.items() if month > 3])) for row in rows])
+    means = [float(np.mean(list(row.values()))) for row in rows]
+    mean, std = float(np.mean(means)), float(np.std(means, ddof=1)) if len(means) > 1 else 0.0
+    late = float(np.mean([np.mean([v for month, v in row.items() if month > 3] or [np.nan]) for row in rows]))
     by_month = {str(month): float(np.mean([row[month] for row in rows])) for month in rows[0]}
     return {"mean": mean, "std": std, "seeds": list(seeds), "months_4_to_9": late, "by_month": by_month}
+
+
+def encoder_rows(months: Months, seeds: Sequence[int]) -> dict[str, dict]:
+    """Summaries of `encoders`."""
+    networks = [encoders(months, s) for s in seeds]
+    return {f"baseline: {name}": summary([n[name] for n in networks], seeds) for name in networks[0]}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--protocol", choices=["all", "monthly", "shuffled", "recorded", "five"], default="all")
+    parser.add_argument("--protocol", choices=["all", *PROTOCOLS], default="all")
     parser.add_argument("--out", type=Path, default=Path("runs/gas_drift.json"))
     arguments = parser.parse_args()
     months, seeds = load(), arguments.seeds
@@ -195,27 +201,23 @@ def main() -> None:
             "five_labels, logistic": summary([five_labels(months, s, logistic) for s in draws], draws),
         },
     }
-    fixed = {name: summary([row], [0]) for name, row in baselines(months).items()}
-    result = {
-        "static_mean": fixed["static, 5-NN"],
-        "renormalised_mean": fixed["re-normalised, 5-NN"],
-        "baselines": fixed,
-        "protocols": __doc__,
-        "command": " ".join(["python", *sys.argv]),
+    wanted["baselines"] = lambda: {f"baseline: {k}": summary([row], [0]) for k, row in baselines(months).items()}
+    wanted["encoders"] = lambda: encoder_rows(months, seeds)
+    result = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}  # other protocols' figures stay
+    how = {
+        "command": f"python examples/gas_drift.py --protocol {arguments.protocol} --seeds {' '.join(map(str, seeds))}",
         "machine": f"{platform.processor() or platform.machine()}, {platform.system()}",
         "date": time.strftime("%Y-%m-%d"),
     }
     for name, measure in wanted.items():
         if arguments.protocol in ("all", name):
-            found = measure()
-            result |= found
-            for key, value in found.items():
+            for key, value in measure().items():
+                result[key] = {**value, **how}
                 print(f"{key}: {value['mean']:.3f} +- {value['std']:.3f}; 4 to 9: {value['months_4_to_9']:.3f}")
-    if arguments.protocol == "all":
-        networks = [encoders(months, s) for s in seeds]
-        fixed |= {name: summary([n[name] for n in networks], seeds) for name in networks[0]}
-    for name, row in fixed.items():
-        print(f"{name}: {row['mean']:.3f}")
+    if arguments.protocol in ("all", "baselines"):
+        result["static_mean"] = result["baseline: static, 5-NN"]
+        result["renormalised_mean"] = result["baseline: re-normalised, 5-NN"]
+    result["protocols"] = __doc__
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     print(f"written to {arguments.out}")

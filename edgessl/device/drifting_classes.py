@@ -202,5 +202,5 @@ def moved(before: Matrix, x: Matrix, weight: Matrix) -> Matrix:
 
 
 def _squares(z: Matrix, means: Matrix) -> Matrix:
-    """Squared distances (N, K)."""
-    return np.asarray(((z[:, None] - means[None]) ** 2).sum(2))
+    """Squared distances (N, K), but for the |z|^2 that a softmax over the classes does not see."""
+    return np.asarray((means**2).sum(1) - 2 * z @ means.T)
