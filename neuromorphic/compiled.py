@@ -19,7 +19,16 @@ from edgessl.errors import ConfigError, InputError, MissingDependencyError
 from neuromorphic.learning import RandomStreams
 from neuromorphic.network import IntegerNetwork
 from neuromorphic.populations import Graded
-from neuromorphic.record import Choice, Record, RecordArrays, check_budget, check_state, empty_record, state_bytes
+from neuromorphic.record import (
+    Choice,
+    Record,
+    RecordArrays,
+    check_budget,
+    check_state,
+    empty_record,
+    keep_still,
+    state_bytes,
+)
 
 try:
     from neuromorphic import kernel_tables, kernels
@@ -61,7 +70,7 @@ class CompiledSimulator:
         for name, size in network.sizes.items():
             self._starts[name], start = start, start + size
         self._width, self._inputs = start, sum(i.size for i in network.inputs)
-        self._plastic = [c for c in network.connections if c.rule is not None]
+        self._plastic = [c for c in network.connections if c.learns]
         self._net = tabulate(network)
         self.reset()
 
@@ -92,6 +101,7 @@ class CompiledSimulator:
         self._unpack_counts(record, counts)
         for connection in self._plastic:
             record.weights[connection.name] = self.weights(connection.name)
+        keep_still(self.network, record, batch)
         return record
 
     def _advance(self, spikes: np.ndarray, arrays: RecordArrays, begin: int, counts: np.ndarray) -> None:

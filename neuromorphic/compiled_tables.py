@@ -72,9 +72,9 @@ def _synapses(network: IntegerNetwork) -> tuple[np.ndarray, np.ndarray, np.ndarr
         row["ring"], row["mode"], row["weights"], row["pointers"] = ring, mode, stored, pointed
         row["plastic"], row["fan"] = plastic.get(c.name, -1), fanned
         ring += (c.max_delay + 1) * n_post
-        fan_out.append(nonzero if c.rule is None else np.full(n_pre, n_post))
+        fan_out.append(nonzero if not c.learns else np.full(n_pre, n_post))
         fanned += n_pre
-        if c.rule is not None:
+        if c.learns:
             continue
         pre, post = np.nonzero(c.weights.T)
         if dense:
@@ -124,7 +124,7 @@ def _rules(network: IntegerNetwork) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def _plastic(network: IntegerNetwork) -> list[Connection]:
-    return [c for c in network.connections if c.rule is not None]
+    return [c for c in network.connections if c.learns]
 
 
 def _product_row(product: Product, factors: list[tuple[int, ...]]) -> tuple[int, ...]:

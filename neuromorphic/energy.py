@@ -17,7 +17,6 @@ import numpy as np
 
 from edgessl.errors import ConfigError
 from neuromorphic.network import IntegerNetwork
-from neuromorphic.plastic import plastic_names
 from neuromorphic.populations import LIF, ErrorUnit, Graded, TernaryLIF
 from neuromorphic.record import Record
 
@@ -120,12 +119,11 @@ def ledger(
         raise ConfigError(f"hops must be 0 or more, found {hops}")
     parts: dict[str, dict[str, int]] = {term: {} for term in ON_CHIP}
     weight_bytes: dict[str, int] = {}
-    learning = plastic_names(network)  # a frozen connection's rule, which changes nothing, would not run
     for c in network.connections:
         done = _total(counts.synaptic_operations[c.name])
         parts["graded_operation" if is_graded(network, c.name) else "synaptic_operation"][c.name] = done
         weight_bytes[c.name] = done * _weight_bytes(c.bits)
-        if c.name in learning:
+        if c.learns:  # a frozen connection's rule, which changes nothing, would not run
             parts["weight_update"][c.name] = _total(counts.rule_evaluations[c.name])
             weight_bytes[c.name] += 2 * parts["weight_update"][c.name] * _weight_bytes(c.bits)
     for name in names:
@@ -192,7 +190,7 @@ def memory_bytes(network: IntegerNetwork) -> int:
     found = 0
     for c in network.connections:
         found += c.weights.size * _weight_bytes(c.bits) + (0 if c.delays is None else c.weights.size)
-        found += 0 if c.rule is None else 2 * c.weights.shape[1] + 3 * c.weights.shape[0]
+        found += 0 if not c.learns else 2 * c.weights.shape[1] + 3 * c.weights.shape[0]
     for p in network.populations:
         found += 0 if isinstance(p, Graded) else 6 * p.size
         found += 12 + (4 * p.size if isinstance(p, LIF) and np.any(p.bias) else 0)

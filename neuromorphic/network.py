@@ -25,6 +25,7 @@ from neuromorphic.rules import LearningRule
 
 SIGNS = ("mixed", "excitatory", "inhibitory")
 MAX_DELAY = 63
+IDLE = "0*x0"  # a rule that changes nothing
 
 
 def choose_sign(weights: np.ndarray) -> str:
@@ -137,6 +138,11 @@ class Connection:
             raise ConfigError(f"{who}modulators are for {', '.join(TRACES)}, found {unknown[0]!r}")
         if self.modulators and not (self.rule and self.rule.three_factor):
             raise ConfigError(f"{who}modulators need a rule with three_factor=True")
+
+    @property
+    def learns(self) -> bool:
+        """Whether its rule can change a weight; an IDLE one is there for 9-bit weights alone (`plastic.frozen`)."""
+        return self.rule is not None and (self.rule.dw, self.rule.dt) != (IDLE, "")
 
     @property
     def max_delay(self) -> int:

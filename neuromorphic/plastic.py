@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from edgessl.errors import ConfigError, InputError
-from neuromorphic.network import IntegerNetwork
+from neuromorphic.network import IDLE, IntegerNetwork
 from neuromorphic.populations import LIF
 from neuromorphic.rules import LearningRule
 from neuromorphic.simulator import make_simulator
 
 Array = np.ndarray[Any, np.dtype[Any]]
-NEVER = LearningRule("0*x0")
+NEVER = LearningRule(IDLE)
 """A rule that changes nothing: a frozen connection keeps its learned 9-bit weights, which only a plastic one may."""
 
 
@@ -75,7 +75,7 @@ def relearned(network: IntegerNetwork, weights: Mapping[str, Array]) -> IntegerN
 
 def plastic_names(network: IntegerNetwork) -> list[str]:
     """The connections whose rule can change them."""
-    return [c.name for c in network.connections if c.rule is not None and (c.rule.dw, c.rule.dt) != (NEVER.dw, "")]
+    return [c.name for c in network.connections if c.learns]
 
 
 def embed(

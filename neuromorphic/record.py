@@ -81,7 +81,7 @@ def state_bytes(network: IntegerNetwork, batch: int) -> int:
     """What a simulator of this network holds: per-lane state and the weights."""
     neurons = sum(p.size for p in network.populations) * 8
     lanes = sum(
-        len(c.weights) * 4 * (c.max_delay + 1) + (c.weights.size * 4 if c.rule else 0) for c in network.connections
+        len(c.weights) * 4 * (c.max_delay + 1) + (c.weights.size * 4 if c.learns else 0) for c in network.connections
     )
     fixed = sum(c.weights.size * 4 for c in network.connections)
     return batch * (neurons + lanes) + fixed
@@ -154,6 +154,15 @@ def empty_record(
     ordered = {name: {**views["small"], **views["graded"]}[name] for name in fired}
     record = Record(ordered, views["u"], views["v"], {}, counts, history)
     return record, RecordArrays(arrays["small"], arrays["graded"], arrays["u"], arrays["v"], offsets)
+
+
+def keep_still(network: IntegerNetwork, record: Record, batch: int) -> None:
+    """Write the weights of frozen connections, which no simulator computes, into a record."""
+    for c in network.connections:
+        if c.rule is not None and not c.learns:
+            record.weights[c.name] = np.repeat(c.weights[None], batch, 0)
+            if c.name in record.weight_history:
+                record.weight_history[c.name][...] = c.weights
 
 
 def check_state(own: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray]) -> None:

@@ -19,7 +19,7 @@ from edgessl.errors import ConfigError, InputError
 from neuromorphic.learning import Plasticity
 from neuromorphic.network import Connection, IntegerNetwork
 from neuromorphic.neurons import make_neurons
-from neuromorphic.record import Choice, Record, check_budget, check_state, empty_record, state_bytes
+from neuromorphic.record import Choice, Record, check_budget, check_state, empty_record, keep_still, state_bytes
 
 if TYPE_CHECKING:
     from neuromorphic.compiled import CompiledSimulator
@@ -88,6 +88,7 @@ class Simulator:
             record.weights[name] = plasticity.weights.transpose(0, 2, 1).astype(np.int16)
             record.counts.rule_evaluations[name] = plasticity.evaluated.copy()
             record.counts.weight_changes[name] = plasticity.changed.copy()
+        keep_still(self.network, record, batch)
         return record
 
     def _step(self, fired: dict[str, np.ndarray], record: Record, t: int) -> None:
@@ -219,10 +220,8 @@ class _Synapses:
     def __init__(self, c: Connection, network: IntegerNetwork, batch: int) -> None:
         self.c = c
         self.buffer = np.zeros((c.max_delay + 1, batch, len(c.weights)), np.int32)
-        self.plasticity = None if c.rule is None else Plasticity(c, batch)
-        self.fan_out = (
-            np.count_nonzero(c.weights, axis=0) if c.rule is None else np.full(c.weights.shape[1], len(c.weights))
-        )
+        self.plasticity = Plasticity(c, batch) if c.learns else None
+        self.fan_out = np.full(c.weights.shape[1], len(c.weights)) if c.learns else np.count_nonzero(c.weights, axis=0)
         limit = 1
         if c.payload_bits:
             limit = (
@@ -232,7 +231,7 @@ class _Synapses:
         # a matrix product of integers is exact in floats that hold the largest sum, and far faster than in integers
         self._dtype = np.float32 if largest < 1 << 24 else np.float64 if largest < 1 << 53 else np.int64
         self._matrices: list[tuple[int, np.ndarray]] = []
-        if c.rule is None:
+        if not c.learns:
             for delay in [0] if c.delays is None else np.unique(c.delays):
                 part = c.weights if c.delays is None else np.where(c.delays == delay, c.weights, 0)
                 self._matrices.append((int(delay), np.ascontiguousarray(part.T, self._dtype)))

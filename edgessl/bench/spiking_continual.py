@@ -38,7 +38,7 @@ STEPS, CHUNK = 12, 32
 SHIFT = {"stdp": 0, "delta": 0, "espp": -1}
 # a shape for `local_network`: its hidden sizes add up to 192 neurons, and ESPP cuts a sample into two windows
 CASE = Case("", 0, 0, {"hidden": [128, 64]}, block=0, parts=2)
-PROTOTYPES, NOVELTY = 200, 0.7
+PROTOTYPES, NOVELTY = 500, 0.5
 FIGURES = ("final_accuracy", "average_accuracy", "forgetting", "backward_transfer", "learned_accuracy")
 
 
@@ -62,7 +62,7 @@ def run(
     Returns:
         {"bench", "machine", "versions", "settings", "summary", "rows"}. A row has stream, system, seed, and accuracy
         matrices (T + 1, T) with their figures: by the judge's KINDS, and "prototypes", the device's own read-out, which
-        heard each label once, as its sample came, and keeps at most 200 prototypes.
+        heard each label once, as its sample came, and keeps a bounded number of prototypes.
 
     Raises:
         ConfigError: an unknown name.

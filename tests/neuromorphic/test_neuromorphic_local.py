@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from neuromorphic.network import Connection, IntegerNetwork
 from neuromorphic.plastic import balance, embed, frozen, learn_from, plastic_names, relearned
 from neuromorphic.populations import LIF, ErrorUnit, Input, Population
 from neuromorphic.rules import LearningRule
-from neuromorphic.simulator import Simulator
+from neuromorphic.simulator import Simulator, engines, make_simulator
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -140,6 +141,30 @@ def test_a_frozen_network_keeps_odd_weights_and_fires_as_they_say() -> None:
     for t in range(1, 60):
         p = np.trunc(p * (4096 - 512) / 4096).astype(np.int64) + learned["predict"][0].astype(np.int64) @ hidden[t - 1]
         np.testing.assert_array_equal(record.u["error"][0, t], p)
+
+
+@pytest.mark.parametrize("engine", engines())
+def test_a_frozen_connection_acts_as_a_plastic_one_whose_rule_never_moves_it(engine: str) -> None:
+    """Simulators read it as a static one; a rule of another wording that changes nothing is computed in full."""
+    spikes = np.concatenate([patterns(40, seed=k) for k in range(3)])
+    network = predictive_coding(16, 12, feedback="kolen_pollack", vth=900)
+    fixed = frozen(network, Simulator(network).run({"input": spikes[:1]}).weights)
+    assert not any(c.learns for c in fixed.connections)
+    slow = []
+    for c in fixed.connections:
+        same = None if c.rule is None else LearningRule("0*x0*x1", three_factor=c.rule.three_factor)
+        slow.append(replace(c, rule=same))
+    still = replace(fixed, connections=slow)
+    assert {c.name for c in still.connections if c.learns} == {"predict", "back_up", "back_down"}
+    one = make_simulator(fixed, 3, engine).run({"input": spikes}, u=True, weight_history=True)
+    two = make_simulator(still, 3, engine).run({"input": spikes}, u=True, weight_history=True)
+    for name in one.spikes:
+        np.testing.assert_array_equal(one.spikes[name], two.spikes[name])
+    for name in one.u:
+        np.testing.assert_array_equal(one.u[name], two.u[name])
+    for name, weights in two.weights.items():
+        np.testing.assert_array_equal(one.weights[name], weights)
+        np.testing.assert_array_equal(one.weight_history[name], two.weight_history[name])
 
 
 def test_embeddings_are_mean_spikes_of_a_network_that_does_not_learn() -> None:
