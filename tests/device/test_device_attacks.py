@@ -336,8 +336,8 @@ def model(text):
             "Sequence",
         ),
         (
-            "g (bool[1] c, float[1] x) => (float[1] y) { y = If (c) <then_branch = t () => (float[1] a) { a = Abs(x) }, "
-            "else_branch = e () => (float[1] b) { b = Neg(x) }> }",
+            "g (bool[1] c, float[1] x) => (float[1] y) { y = If (c) <then_branch = t () => (float[1] a) "
+            "{ a = Abs(x) }, else_branch = e () => (float[1] b) { b = Neg(x) }> }",
             "If",
         ),
         ("g (string[1] x) => (string[1] y) { y = StringNormalizer(x) }", "StringNormalizer"),
