@@ -31,9 +31,9 @@ def device_step(
         latent_views: with a cut, the views of latents; None takes the defaults of edgessl.views.
 
     Returns:
-        The step, its networks holding the state's weights, and the state: parameters, optimizer and objective go on
-        where pretraining ended, the strategy's heads and slots are fresh and take the pretrained network for the past.
-        Behind a cut the optimizer starts anew.
+        The step, its networks holding the state's weights, and the state: parameters and objective go on where
+        pretraining ended, the strategy's heads and slots are fresh and take the pretrained network for the past. The
+        optimizer goes on too, but starts anew where a cut or new heads change what it moves.
 
     Raises:
         ConfigError: unknown strategy or option, or one that does not go with this objective or input; a cut that is not
@@ -54,8 +54,8 @@ def device_step(
             views = [Part(name=view.name, options=asdict(view)) for view in token_views()]
         step = build_step(recipe.model_copy(update={"views": views}), latent_spec(tail.input_shape), tail)
     state = carried(checkpoint.state, before.layout, step.initial_state(), step.layout)
-    if cut is not None:
-        # an adapter's moments start at 0; beside AdamW's old count of updates its steps would be up to 6 times too long
+    if step.layout != before.layout:
+        # new heads' moments start at 0; beside AdamW's old count of updates their steps would be up to 6 times too long
         state |= step.optimizer.slots(state["theta"])
     if step.strategy is not None:
         state |= step.strategy.slots(state["theta"], step.layout)

@@ -137,6 +137,7 @@ def test_every_encoder_builds_and_steps(name: str) -> None:
         "image": (InputSpec("image", (1, 8, 8), (0.4,), (0.3,), "intensity"), "simclr"),
         "tokens": (InputSpec("tokens", (1, 8), (0.0,), (1.0,), "bytes", 256), "masked_tokens"),
         "pair": (InputSpec("pair", (2 * 32 + 32,), (0.0,) * 96, (1.0,) * 96, "g | V"), "clip"),
+        "features": (InputSpec("features", (8,), (0.0,) * 8, (1.0,) * 8, "ohm"), "simclr"),
     }[ENCODERS[name].kinds[0]]
     if name == "word_vectors":
         objective = "cbow"
