@@ -8,7 +8,7 @@ WORKERS ?= 2
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: help demo test test-slow test-deploy test-lava test-gpu bench results lint format clean
+.PHONY: help demo test test-slow test-deploy test-lava test-gpu bench results continual spiking lint format clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -16,7 +16,7 @@ help:  ## what there is
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("edgessl needs Python 3.11 or newer; found " + sys.version.split()[0] + ". Try: make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,export,federated,neuromorphic,compiled,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,export,federated,neuromorphic,compiled,secure,dev]'
 	@touch $(READY)
 
 demo: $(READY)  ## set up, then pretrain, export, adapt, federate; report in runs/demo
@@ -38,10 +38,14 @@ test-lava: $(READY)  ## the spiking simulator against Lava, in an environment of
 test-gpu: $(READY)  ## what needs a CUDA GPU
 	$(BIN)/python -m pytest -m gpu
 
-bench: $(READY)  ## one training step, and pretraining, each beside plain PyTorch
+bench: $(READY)  ## a step, pretraining and the device beside plain PyTorch; the latent path; faults; drift
 	@mkdir -p runs/bench
 	$(BIN)/edgessl bench step --json > runs/bench/step.json
 	$(BIN)/edgessl bench pretrain --json > runs/bench/pretrain.json
+	$(BIN)/edgessl bench device --json > runs/bench/device.json
+	$(BIN)/edgessl bench latent --json > runs/bench/latent.json
+	$(BIN)/edgessl bench faults --json > runs/bench/faults.json
+	$(BIN)/edgessl bench drift --json > runs/bench/drift.json
 	@echo "figures in runs/bench"
 
 SUITES := fashion fashion_transformer color har har_transformer speech pairs text
@@ -51,6 +55,13 @@ results: $(READY)  ## compare the objectives on the shared data, 3 seeds (an hou
 	@mkdir -p examples/results
 	for suite in $(SUITES); do $(BIN)/edgessl bench objectives --set suite=$$suite --set out=examples/results/objectives-$$suite.json --json > /dev/null || exit 1; done
 	$(BIN)/python -m edgessl.bench.results_page $(RESULTS) > docs/results.md
+
+STREAMS := split_fashion,split_digits,har_activity,hapt_activity,hapt_user,har_device,har_subject,cwru_load,fsdd_speaker,nmnist
+CONTENDERS := replay-reservoir,replay-minred,latent-replay,lump,ewc,cassle+replay,slow+replay,cla_e+replay
+
+continual: $(READY)  ## strategies against forgetting on the shared data, 3 seeds (an hour or two); docs/continual.md
+	$(BIN)/edgessl continual bench --streams $(STREAMS) --strategies $(CONTENDERS) --out examples/results
+	$(BIN)/python -m edgessl.bench.continual_page examples/results/continual-*.json > docs/continual.md
 
 lint: $(READY)  ## ruff, mypy, import rules
 	$(BIN)/ruff check .
