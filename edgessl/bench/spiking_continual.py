@@ -112,7 +112,7 @@ def follow(given: Problem, system: str, seed: int, gain: float) -> Row:
         return embed(network, as_spikes(samples, gain), HIDDEN)
 
     judge, read_out = Judge(given.bank, given.test), Prototypes(sum(CASE.recipe["hidden"]), PROTOTYPES, novelty=NOVELTY)
-    labels = given.bank.labels[given.order.indices]
+    labels = stream_labels(given)
     found, own, positions = [judge.verdict(features)], [np.zeros(judge.contexts)], [0]
     ends = set(given.order.ends().tolist())
     stream = Stream(given.stream, given.order, CHUNK)
@@ -134,6 +134,20 @@ def follow(given: Problem, system: str, seed: int, gain: float) -> Row:
         figures = summarize(matrix, positions).to_json()
         row[name] = {"matrix": matrix.tolist(), **{key: figures[key] for key in FIGURES}}
     return row
+
+
+def stream_labels(given: Problem) -> Array:
+    """Labels (M,) of the stream's samples in their order: those of the same samples in the judge's bank.
+
+    Raises:
+        DataError: a sample is not in the bank.
+    """
+    known = {sample.tobytes(): label for sample, label in zip(given.bank.samples, given.bank.labels, strict=True)}
+    came = given.stream.take(given.order.indices)
+    found = [known.get(sample.tobytes()) for sample in came]
+    if None in found:
+        raise DataError("a sample of the stream is not in the judge's bank, so the read-out cannot be told its label")
+    return np.array(found)
 
 
 def as_spikes(samples: Array, gain: float) -> Array:

@@ -36,6 +36,10 @@ sample is seen once and nothing of it is kept. *final* is the linear probe fitte
 *kNN* the vote of 20 neighbours, *aware* the probe fitted to the sample's own context; *prototypes* is the device's own
 read-out (CLP-style, at most {prototypes} prototypes), which heard each label once. The rules' rates were not tuned on
 these streams; *frozen* has the first weights."""
+COLUMNS = (("linear", "final_accuracy"), ("linear", "forgetting"), ("knn", "final_accuracy"), ("knn", "forgetting"),
+           ("linear_aware", "final_accuracy"))  # fmt: skip
+OWN = (("prototypes", "final_accuracy"), ("prototypes", "forgetting"))
+HEADLINE = "knn"  # of the judge's kinds: the figures of a dense row that bear no kind's name
 SYSTEMS = {
     "input": "the spikes themselves, averaged; no network",
     "random": "spiking LIF layers with their first, balanced weights",
@@ -48,6 +52,11 @@ SYSTEMS = {
     "delta": "local: predictive-coding delta rule, Kolen-Pollack feedback",
     "stdp": "local: STDP with lateral inhibition",
 }
+NOTES = """STDP with lateral inhibition has no row: its neurons share one threshold, all learn nearly the same feature,
+and on validation samples it ended at 21 % on FSDD and 42 % on ECG spikes (`spiking_choice.json`). ESPP on N-MNIST
+learns the camera's saccades, which its windows follow, and not the digits; there one of its two settings was tried.
+The settings were chosen once, before the samples of the test were read; what fails here is published as it is.
+"""
 PUBLISHED = """## Published figures, for orientation
 
 Other data, sizes and label use; none of them is a like-for-like comparison. ESPP (Graf et al. 2024, arXiv 2405.13976):
@@ -70,7 +79,7 @@ def page(folder: Path) -> str:
         if (folder / name).exists():
             parts.append(section(json.loads((folder / name).read_text())))
             if section is learning:
-                parts.append(PUBLISHED)
+                parts += [NOTES, PUBLISHED]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -139,28 +148,17 @@ def continual(found: Json, dense: Mapping[str, Json]) -> str:
         for system in dict.fromkeys(row["system"] for row in found["summary"]):
             own = {r["judged"]: r for r in found["summary"] if (r["stream"], r["system"]) == (stream, system)}
             if own:
-                cells = [
-                    _pm(own[k][f])
-                    for k, f in (
-                        ("linear", "final_accuracy"),
-                        ("linear", "forgetting"),
-                        ("knn", "final_accuracy"),
-                        ("linear_aware", "final_accuracy"),
-                        ("prototypes", "final_accuracy"),
-                        ("prototypes", "forgetting"),
-                    )
-                ]
+                cells = [_pm(own[kind][figure]) for kind, figure in (*COLUMNS, *OWN)]
                 body.append([f"spiking, {system}", *cells])
         if stream in dense:
             for objective in objectives_of(dense[stream]):
                 for line in lines(dense[stream], objective):
-                    cells = [
-                        _pm(line.figures[key])
-                        for key in ("final_accuracy", "forgetting", "knn.final_accuracy", "linear_aware.final_accuracy")
-                    ]
+                    known = {**line.figures, **{f"{HEADLINE}.{k}": v for k, v in line.figures.items() if "." not in k}}
+                    cells = [_pm(known[".".join(key)]) for key in COLUMNS]
                     body.append([f"dense, {objective}, {line.strategy}", *cells, "", ""])
-        heads = ["", "final", "forgetting", "final, kNN", "final, aware", "prototypes", "their forgetting"]
-        text += [f"### {stream}", "", *markdown_table(heads, body, 6), ""]
+        heads = ["", "final", "forgetting", "final, kNN", "forgetting, kNN", "final, aware", "prototypes",
+                 "their forgetting"]  # fmt: skip
+        text += [f"### {stream}", "", *markdown_table(heads, body, 7), ""]
     return "\n".join(text)
 
 

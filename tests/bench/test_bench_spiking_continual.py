@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from edgessl.continual.judge import KINDS, Labelled
 from edgessl.continual.metrics import summarize
 from edgessl.continual.streams import Budget, by_group
 from edgessl.data import array_source
-from edgessl.errors import ConfigError
+from edgessl.errors import ConfigError, DataError
 
 
 def tiny(name: str, seed: int) -> Problem:
@@ -24,11 +25,12 @@ def tiny(name: str, seed: int) -> Problem:
         row[0, 2 * (label // 2) : 2 * (label // 2) + 2, 2 * (label % 2) : 2 * (label % 2) + 2] += 0.7
     contexts = labels // 2
     asked = np.arange(0, len(labels), 8)
+    shuffled = rng.permutation(len(labels))  # the judge's bank has an order, and more samples, of its own
     return Problem(
         factory=array_source(images[:40], kind="image", layout="channels_first", units="intensity 0..1"),
         stream=array_source(images, kind="image", layout="channels_first", units="intensity 0..1"),
         order=by_group(contexts, seed=seed),
-        bank=Labelled(images, labels, contexts),
+        bank=Labelled(images[shuffled], labels[shuffled], contexts[shuffled]),
         test=Labelled(images[asked], labels[asked], contexts[asked]),
         budget=Budget(),
     )
@@ -60,6 +62,17 @@ def test_a_stream_gives_matrices_and_their_figures(monkeypatch: pytest.MonkeyPat
     assert not said
     assert again["rows"] == json.loads(out.read_text())["rows"] == found["rows"]
     assert {s["judged"] for s in again["summary"]} == {*KINDS, "prototypes"}
+
+
+def test_labels_of_the_stream_are_those_of_its_samples() -> None:
+    given = tiny("nmnist", 3)
+    images = given.stream.take(given.order.indices)
+    corners = [image[0, y : y + 2, x : x + 2].sum() for image in images for y in (0, 2) for x in (0, 2)]
+    brightest = np.array(corners).reshape(-1, 4).argmax(1)
+    np.testing.assert_array_equal(spiking_continual.stream_labels(given), brightest)
+    other = Labelled(given.bank.samples[1:], given.bank.labels[1:], given.bank.contexts[1:])
+    with pytest.raises(DataError, match="not in the judge's bank"):
+        spiking_continual.stream_labels(replace(given, bank=other))
 
 
 def test_an_unknown_stream_is_refused() -> None:
