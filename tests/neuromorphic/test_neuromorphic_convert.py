@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from edgessl.cli import cli
@@ -47,9 +48,15 @@ def made(
     bias=st.floats(0, 0.5),
     seed=st.integers(0, 1000),
 )
+@example(bits=2, du=0, dv=0, bias=0.0, seed=45)
 def test_spikes_currents_and_voltages_are_the_simulators(bits: int, du: int, dv: int, bias: float, seed: int) -> None:
     coder = made(bias=bias, seed=seed, du=du, dv=dv)
-    conversion = convert(coder, bits)
+    try:
+        conversion = convert(coder, bits)
+    except ConfigError as error:  # few bits and a voltage that never leaks: no integer threshold fits, and it says so
+        if not re.search(r"threshold \d+ is not in 1\.\.131071", str(error)):
+            raise
+        assume(False)
     spikes = some_spikes(4, 30, 20, seed)
     assert [m.against_integers for m in compare(conversion, spikes)] == [0, 0]
     record = Simulator(conversion.network, batch=4).run({INPUT: spikes}, u=True, v=True)
