@@ -109,7 +109,7 @@ def test_kinds() -> None:
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_kinds_of_the_encoders(name: str) -> None:
-    shapes = {"signal": (3, 64), "image": (1, 16, 16), "tokens": (1, 16), "pair": (96,)}
+    shapes = {"signal": (3, 64), "image": (1, 16, 16), "tokens": (1, 16), "pair": (96,), "features": (8,)}
     options = {"pair": {"first_shape": [2, 32], "second_shape": [1, 32]}, "tokens": {"vocabulary": 9}}
     kind = ENCODERS[name].kinds[0]
     encoder = build_encoder(name, shapes[kind], **options.get(kind, {}))
