@@ -74,7 +74,7 @@ def run(
         networks: some of `NETWORKS`.
         simulators: some of `SIMULATORS`; "lava" needs `edgessl neuro setup` and is left out, with a word, without it.
         batches: lanes; Lava runs the first lane only. A learning network takes at most 32.
-        steps: at batch 1, a quarter of them where a network learns; at larger batches each lane takes a fortieth.
+        steps: at batch 1; at larger ones each lane takes a fortieth.
         rate: at which inputs fire.
         turns: how often each is measured, in alternation.
         seed: of weights and spikes.
@@ -101,8 +101,7 @@ def run(
         for simulator in simulators:
             for batch in (1,) if simulator == "lava" else batches:
                 lanes = min(batch, 32) if "learning" in name else batch
-                alone = steps // 4 if "learning" in name else steps
-                spikes = _spikes(lanes, alone if lanes == 1 else max(steps // 40, 10), rate, seed)
+                spikes = _spikes(lanes, steps if lanes == 1 else max(steps // 40, 10), rate, seed)
                 try:
                     cases.append(_Case(network, name, simulator, lanes, spikes))
                 except ImportError as error:  # numba or the Lava environment
