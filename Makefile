@@ -8,7 +8,7 @@ WORKERS ?= 2
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: help demo test test-slow test-deploy test-lava test-gpu bench results continual spiking lint format clean
+.PHONY: help demo test test-slow test-deploy test-lava test-gpu bench results continual spiking-results lint format clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -62,6 +62,15 @@ CONTENDERS := replay-reservoir,replay-minred,latent-replay,lump,ewc,cassle+repla
 continual: $(READY)  ## strategies against forgetting on the shared data, 3 seeds (an hour or two); docs/continual.md
 	$(BIN)/edgessl continual bench --streams $(STREAMS) --strategies $(CONTENDERS) --out examples/results
 	$(BIN)/python -m edgessl.bench.continual_page examples/results/continual-*.json > docs/continual.md
+
+R := examples/results
+
+spiking-results: $(READY)  ## the spiking benches, 3 seeds (hours); docs/spiking.md
+	$(BIN)/edgessl bench spiking --set stage=choose --set out=$(R)/spiking_choice.json --json > /dev/null
+	$(BIN)/edgessl bench spiking --set chosen=$(R)/spiking_choice.json --set out=$(R)/spiking.json --json > /dev/null
+	$(BIN)/edgessl bench spiking_continual --set out=$(R)/spiking_continual.json --json > /dev/null
+	$(BIN)/edgessl bench spiking_energy --set chosen=$(R)/spiking_choice.json --set out=$(R)/spiking_energy.json --json > /dev/null
+	$(BIN)/python -m edgessl.bench.spiking_page $(R) > docs/spiking.md
 
 lint: $(READY)  ## ruff, mypy, import rules
 	$(BIN)/ruff check .
