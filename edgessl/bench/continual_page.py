@@ -93,6 +93,12 @@ only (its rows were measured before the optimizer started anew behind a cut; `do
 other cuts). Where no gap is shown (motor loads, people, speakers), take fine-tuning or replay for what they add over
 *frozen*, and expect nothing else.
 
+All contenders were measured on har_activity alone, the stream with the widest gap (rows added later the same day, with
+the code of that hour). There a memory beats every strategy without one: fine-tuning 69, the best lone strategies
+(contrastive CaSSLe, gating) 73 to 74, plain replay 76, MinRed 78; PFR, CaSSLe, CLA-E or LwF beside a reservoir come to
+79 or 80, as good as joint training. What did not work: SI, LwF, PFR and the slow learner alone end at fine-tuning or
+below; EWC and SI beside a memory hold back what it would teach (69 to 70); a FIFO (72.5) keeps too little of the past.
+
 The best strategy of a stream is the greatest of several means and flatters; the rows of one strategy do not."""
 
 
