@@ -54,14 +54,14 @@ RESULTS := $(SUITES:%=examples/results/objectives-%.json)
 results: $(READY)  ## compare the objectives on the shared data, 3 seeds (an hour or two); docs/results.md
 	@mkdir -p examples/results
 	for suite in $(SUITES); do $(BIN)/edgessl bench objectives --set suite=$$suite --set out=examples/results/objectives-$$suite.json --json > /dev/null || exit 1; done
-	$(BIN)/python -m edgessl.bench.results_page $(RESULTS) > docs/results.md
+	$(BIN)/python -m edgessl.bench.objectives.page $(RESULTS) > docs/results.md
 
 STREAMS := split_fashion,split_digits,har_activity,hapt_activity,hapt_user,har_device,har_subject,cwru_load,fsdd_speaker,nmnist
 CONTENDERS := replay-reservoir,replay-minred,latent-replay,lump,ewc,cassle+replay,slow+replay,cla_e+replay
 
 continual: $(READY)  ## strategies against forgetting on the shared data, 3 seeds (an hour or two); docs/continual.md
 	$(BIN)/edgessl continual bench --streams $(STREAMS) --strategies $(CONTENDERS) --out examples/results
-	$(BIN)/python -m edgessl.bench.continual_page examples/results/continual-*.json > docs/continual.md
+	$(BIN)/python -m edgessl.bench.continual.page examples/results/continual-*.json > docs/continual.md
 
 R := examples/results
 
@@ -70,7 +70,7 @@ spiking-results: $(READY)  ## the spiking benches, 3 seeds (hours); docs/spiking
 	$(BIN)/edgessl bench spiking --set chosen=$(R)/spiking_choice.json --set out=$(R)/spiking.json --json > /dev/null
 	$(BIN)/edgessl bench spiking_continual --set out=$(R)/spiking_continual.json --json > /dev/null
 	$(BIN)/edgessl bench spiking_energy --set chosen=$(R)/spiking_choice.json --set out=$(R)/spiking_energy.json --json > /dev/null
-	$(BIN)/python -m edgessl.bench.spiking_page $(R) > docs/spiking.md
+	$(BIN)/python -m edgessl.bench.spiking.page $(R) > docs/spiking.md
 
 lint: $(READY)  ## ruff, mypy, import rules
 	$(BIN)/ruff check .

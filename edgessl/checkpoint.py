@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from edgessl.checkpoint_file import read_checkpoint, write_checkpoint
-from edgessl.device.specs import InputSpec
+from edgessl.device.bundle.specs import InputSpec
 from edgessl.encoders import Encoder
 from edgessl.errors import BundleError, ConfigError, DataError
 from edgessl.recipe import Recipe, build_step, parse_recipe

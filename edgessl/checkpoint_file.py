@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgessl.device import tensors
-from edgessl.device.files import write_atomically
-from edgessl.device.tensors import Array
+from edgessl.device.storage import tensors
+from edgessl.device.storage.files import write_atomically
+from edgessl.device.storage.tensors import Array
 from edgessl.errors import DataError, FormatError
 
 FORMAT = "edgessl-checkpoint-2"

@@ -18,7 +18,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from edgessl.device.specs import KINDS, ParameterEntry
+from edgessl.device.bundle.specs import KINDS, ParameterEntry
 from edgessl.errors import ConfigError
 
 

@@ -24,7 +24,7 @@ from edgessl.checkpoint import Checkpoint
 from edgessl.cost import RunCost
 from edgessl.data.source import Source, channel_statistics, content_hash
 from edgessl.data.tokens import vocabulary_of
-from edgessl.device.specs import InputSpec
+from edgessl.device.bundle.specs import InputSpec
 from edgessl.diagnostics import WATCHED, collapse_warning, watch
 from edgessl.distributed import Processes
 from edgessl.energy import GRID_G_PER_KWH

@@ -22,7 +22,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgessl.continual.strategies import Strategy, build_strategy
-from edgessl.device.specs import InputSpec
+from edgessl.device.bundle.specs import InputSpec
 from edgessl.encoders import ENCODERS, BatchNorm, Encoder, build_encoder
 from edgessl.errors import ConfigError
 from edgessl.objectives import OBJECTIVES, Objective, build_objective

@@ -22,7 +22,7 @@ import numpy as np
 
 from edgessl.data import array_source, load_shared
 from edgessl.device import DriftingClasses, DriftingStream, SoftmaxRegression
-from edgessl.device.normalize import spread
+from edgessl.device.drift.normalize import spread
 from edgessl.errors import EdgeSSLError
 
 SENSOR = 8  # features of each of the 16 sensors

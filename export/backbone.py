@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from edgessl.device.bundle.specs import InputSpec, LatentSpec
 from edgessl.device.runtime import SessionProfile
-from edgessl.device.specs import InputSpec, LatentSpec
 from edgessl.encoders import Encoder
 from export.quantize import quantize_encoder
 

@@ -17,8 +17,9 @@ import edgessl
 from edgessl.checkpoint import Checkpoint
 from edgessl.continual.consolidation import consolidated
 from edgessl.continual.device_step import device_step
-from edgessl.device import Bundle, Component, GraphSpec, Manifest, TensorSpec, pack, tensors
+from edgessl.device import Bundle, Component, GraphSpec, Manifest, TensorSpec, pack
 from edgessl.device.noise import probe_signs
+from edgessl.device.storage import tensors
 from edgessl.encoders import Encoder
 from edgessl.encoders.cut import cut_encoder
 from edgessl.errors import ConfigError, InputError

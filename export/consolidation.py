@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from edgessl.continual.consolidation import consolidate, importance
+from edgessl.device.bundle.specs import InputSpec
 from edgessl.device.noise import probe_signs
-from edgessl.device.specs import InputSpec
 from edgessl.errors import ParityError
 from edgessl.step import State, TrainStep, hyper_tensors
 from export.parity import STEP_TOLERANCE, graph_session, random_fields, relative_error, vary

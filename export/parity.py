@@ -14,9 +14,9 @@ import onnx
 import onnxruntime as ort
 import torch
 
+from edgessl.device.bundle.specs import InputSpec
 from edgessl.device.noise import step_noise
 from edgessl.device.runtime import SessionProfile
-from edgessl.device.specs import InputSpec
 from edgessl.encoders.base import Encoder
 from edgessl.errors import ParityError
 from edgessl.evaluate import embed

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgessl.device import tensors
-from edgessl.device.files import write_atomically
+from edgessl.device.storage import tensors
+from edgessl.device.storage.files import write_atomically
 from edgessl.errors import FederationError, FormatError
 
 

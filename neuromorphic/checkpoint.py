@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 import edgessl
-from edgessl.device import tensors
-from edgessl.device.files import write_atomically
+from edgessl.device.storage import tensors
+from edgessl.device.storage.files import write_atomically
 from edgessl.errors import ConfigError, DataError, FormatError
 from neuromorphic.cells import LIFCell
 from neuromorphic.coder import SpikingPredictiveCoder

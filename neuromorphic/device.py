@@ -25,9 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from edgessl.device.heads import Prediction
+from edgessl.device.heads.few_label import Prediction
 from edgessl.device.loop import LearnReport
-from edgessl.device.state import Saved, StateStore
+from edgessl.device.storage.state import Saved, StateStore
 from edgessl.errors import ConfigError, InputError, StateError, StateMismatchError
 from neuromorphic.device_settings import WATCHED, Pending, Settings
 from neuromorphic.network import IntegerNetwork

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from edgessl.device.files import write_atomically
+from edgessl.device.storage.files import write_atomically
 from edgessl.errors import FormatError
 from neuromorphic.network import Connection, IntegerNetwork
 from neuromorphic.populations import POPULATIONS, Input

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from edgessl.device.files import write_atomically
+from edgessl.device.storage.files import write_atomically
 from edgessl.errors import InputError, MissingDependencyError
 from edgessl.report.html import TEMPLATES, missing, render
 from neuromorphic.energy import Ledger, dense_twin, ledger, neurobench

@@ -11,7 +11,7 @@ import onnx
 import onnx.parser
 
 from edgessl.device import GraphSpec, InputSpec, Manifest, TensorSpec
-from edgessl.device.specs import LatentSpec
+from edgessl.device.bundle.specs import LatentSpec
 
 SHAPE, LATENT = (2, 4, 4), linear_bundle.SHAPE
 SCALE, ZERO_POINT = float(np.float32(0.02)), 100

@@ -12,7 +12,7 @@ import onnx
 import onnx.parser
 
 from edgessl.device import Component, GraphSpec, InputSpec, Manifest, ParameterEntry, TensorSpec
-from edgessl.device.tensors import dumps
+from edgessl.device.storage.tensors import dumps
 
 SHAPE, FEATURES, DIM, BATCH = (1, 4, 4), 16, 6, 8
 SIZE = FEATURES * DIM + 2

@@ -15,18 +15,18 @@ from edgessl.errors import ConfigError
 
 # name -> "module:function"; nothing is imported before it is asked for
 BENCHES: dict[str, str] = {
-    "step": "edgessl.bench.step:run",
-    "objectives": "edgessl.bench.objectives:run",
-    "neuro": "edgessl.bench.neuro:run",
-    "pretrain": "edgessl.bench.pretrain:run",
-    "device": "edgessl.bench.device:run",
-    "latent": "edgessl.bench.latent:run",
-    "faults": "edgessl.bench.faults:run",
-    "attacks": "edgessl.bench.attacks:run",
-    "drift": "edgessl.bench.drift:run",
-    "spiking": "edgessl.bench.spiking:run",
-    "spiking_continual": "edgessl.bench.spiking_continual:run",
-    "spiking_energy": "edgessl.bench.spiking_energy:run",
+    "step": "edgessl.bench.step.run:run",
+    "objectives": "edgessl.bench.objectives.run:run",
+    "neuro": "edgessl.bench.spiking.neuro:run",
+    "pretrain": "edgessl.bench.pretrain.run:run",
+    "device": "edgessl.bench.device.run:run",
+    "latent": "edgessl.bench.device.latent:run",
+    "faults": "edgessl.bench.faults.run:run",
+    "attacks": "edgessl.bench.faults.attacks:run",
+    "drift": "edgessl.bench.drift.run:run",
+    "spiking": "edgessl.bench.spiking.run:run",
+    "spiking_continual": "edgessl.bench.spiking.continual:run",
+    "spiking_energy": "edgessl.bench.spiking.energy:run",
 }
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from edgessl.device import tensors
+from edgessl.device.bundle.specs import InputSpec
 from edgessl.device.noise import step_noise
-from edgessl.device.specs import InputSpec
+from edgessl.device.storage import tensors
 from edgessl.encoders import ENCODERS, build_encoder
 from edgessl.errors import ConfigError, ExportError
 from edgessl.objectives import build_objective

@@ -14,9 +14,9 @@ from edgessl.cli.options import CommaList, json_flag, key_values
 
 # a bench without one prints its JSON
 _TABLES = {
-    "step": "edgessl.bench.table:step_table",
-    "objectives": "edgessl.bench.results_page:objectives_table",
-    "pretrain": "edgessl.bench.table:pretrain_table",
+    "step": "edgessl.bench.step.table:step_table",
+    "objectives": "edgessl.bench.objectives.page:objectives_table",
+    "pretrain": "edgessl.bench.step.table:pretrain_table",
 }
 
 

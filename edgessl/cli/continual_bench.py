@@ -48,7 +48,7 @@ def bench(
 
     random, frozen, finetune and joint are always among the strategies: without them no figure says anything.
     """
-    from edgessl.bench.continual import run
+    from edgessl.bench.continual.run import run
 
     with Stages() as stages:
         stages.update("continual bench")
@@ -63,14 +63,14 @@ def bench(
             progress=lambda line: stages.update("continual bench", note=line),
         )
     if out is not None:
-        from edgessl.bench.continual_tables import write_csv, write_report
+        from edgessl.bench.continual.tables import write_csv, write_report
 
         write_csv(result, out)
         write_report(result, out / "report.html")
     if as_json:
         print_json(_plain(result))
         return
-    from edgessl.bench.continual_tables import continual_table, objectives_of
+    from edgessl.bench.continual.tables import continual_table, objectives_of
 
     for found in result["results"]:
         for objective in objectives_of(found):

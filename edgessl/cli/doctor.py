@@ -62,7 +62,7 @@ _FIGURES = {
 
 
 def _device(bundle: Path | None, as_json: bool) -> None:
-    from edgessl.bench.footprint import footprint
+    from edgessl.bench.device.footprint import footprint
 
     with Stages() as stages:
         stages.update("measuring")

@@ -18,7 +18,7 @@ from edgessl.cli.options import json_flag
 
 if TYPE_CHECKING:
     from edgessl.device import Bundle
-    from edgessl.device.specs import LatentSpec
+    from edgessl.device.bundle.specs import LatentSpec
 
 _BLOCKS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 
@@ -92,7 +92,7 @@ def _show_bundle(path: Path, bundle: Bundle) -> None:
 
 
 def _signature(bundle: Bundle) -> str:
-    from edgessl.device.signature import hint
+    from edgessl.device.bundle.signature import hint
 
     if bundle.signature is None:
         return "none"

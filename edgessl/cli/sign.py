@@ -36,7 +36,7 @@ def sign(bundle: Path, key: Path) -> None:
     """
     from edgessl.cli.signing import read_private_key
     from edgessl.cli.signing import sign as sign_bundle
-    from edgessl.device.signature import key_id
+    from edgessl.device.bundle.signature import key_id
 
     private = read_private_key(key)
     sign_bundle(bundle, private)
@@ -60,7 +60,7 @@ def verify(bundle: Path, public: tuple[Path, ...], as_json: bool) -> None:
     This is what a device does before it opens one. The exit code is 2 when anything is wrong.
     """
     from edgessl.device import Bundle
-    from edgessl.device.signature import Trust, read_public_key
+    from edgessl.device.bundle.signature import Trust, read_public_key
 
     opened = Bundle.open(bundle, Trust(tuple(read_public_key(path) for path in public)))
     found = {"bundle": str(bundle), "digest": opened.digest, "signed_by": opened.signed_by}

@@ -1,4 +1,4 @@
-"""Signing bundles at the workstation; a device verifies with edgessl.device.signature."""
+"""Signing bundles at the workstation; a device verifies with edgessl.device.bundle.signature."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 import stat
 from pathlib import Path
 
-from edgessl.device.bundle import Bundle, write_files
-from edgessl.device.files import write_atomically
-from edgessl.device.signature import SIGNATURE_FILE, digests, envelope, public_pem, signed_bytes, statement
+from edgessl.device.bundle.archive import Bundle, write_files
+from edgessl.device.bundle.signature import SIGNATURE_FILE, digests, envelope, public_pem, signed_bytes, statement
+from edgessl.device.storage.files import write_atomically
 from edgessl.errors import MissingDependencyError, SignatureError
 
 try:

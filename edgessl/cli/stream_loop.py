@@ -9,7 +9,7 @@ import numpy as np
 from edgessl.cli.stream_display import Display
 from edgessl.data.source import Source
 from edgessl.device import Learner
-from edgessl.device.novelty import LEAST
+from edgessl.device.heads.novelty import LEAST
 from edgessl.errors import DataError
 
 BLOCK = 32  # samples embedded at a time

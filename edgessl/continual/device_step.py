@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from edgessl.checkpoint import Checkpoint
-from edgessl.device.specs import InputSpec
+from edgessl.device.bundle.specs import InputSpec
 from edgessl.encoders.cut import cut_encoder
 from edgessl.errors import ConfigError
 from edgessl.layout import ParameterLayout

@@ -22,9 +22,9 @@ from edgessl.checkpoint import Checkpoint
 from edgessl.continual.consolidation import consolidated
 from edgessl.continual.gradient_ratio import gradient_ratio
 from edgessl.device import Component, GraphSpec, Manifest, SessionProfile, TensorSpec
-from edgessl.device.bundle import check_state
+from edgessl.device.bundle.archive import check_state
+from edgessl.device.bundle.specs import InputSpec, LatentSpec
 from edgessl.device.runners import Backbone, Weights
-from edgessl.device.specs import InputSpec, LatentSpec
 from edgessl.errors import ConfigError, InputError
 from edgessl.recipe import Recipe
 from edgessl.step import State, TrainStep, hyper_tensors

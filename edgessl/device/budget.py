@@ -10,7 +10,7 @@ import threading
 
 import onnxruntime as ort
 
-from edgessl.device.manifest import Manifest
+from edgessl.device.bundle.manifest import Manifest
 from edgessl.errors import BudgetError, ConfigError
 
 STATE_COPIES = 4  # the trainer's, the one before it, a save's, the factory's while it is read

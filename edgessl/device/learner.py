@@ -11,21 +11,21 @@ import numpy as np
 import numpy.typing as npt
 
 from edgessl.device.budget import arena_share
-from edgessl.device.bundle import Bundle, check_state
-from edgessl.device.checkpoint import Checkpoint
-from edgessl.device.devicekey import DeviceKey, read_key
-from edgessl.device.drift_statistics import input_statistics
-from edgessl.device.guard_past import Examination
-from edgessl.device.heads import Prediction
+from edgessl.device.bundle.archive import Bundle, check_state
+from edgessl.device.drift.statistics import input_statistics
+from edgessl.device.guard.examination import Examination
+from edgessl.device.heads.few_label import Prediction
 from edgessl.device.hyper import HyperParameters
 from edgessl.device.loop import LearningLoop, LearnReport
-from edgessl.device.memory_codec import Codec
+from edgessl.device.memory.codec import Codec
 from edgessl.device.noise import probe_signs
 from edgessl.device.past import Keep, Past
 from edgessl.device.runners import Model, Weights
 from edgessl.device.runtime import SessionProfile
 from edgessl.device.samples import Percept, as_batch
-from edgessl.device.state import Checkpointed, Saved
+from edgessl.device.storage.checkpoint import Checkpoint
+from edgessl.device.storage.devicekey import DeviceKey, read_key
+from edgessl.device.storage.state import Checkpointed, Saved
 from edgessl.errors import InputError, StateError, StateMismatchError
 
 Float = npt.NDArray[np.float32]
@@ -101,13 +101,14 @@ class Learner:
         """Resume from `state_dir`, or start from the bundle's factory state when nothing was saved there.
 
         `memory_bytes` bounds the remembered samples, `exemplar_bytes` the enrolled ones; both are allocated
-        at once. `policy` says which samples stay (memory_policy.POLICIES), `codec` how they are stored (float32
+        at once. `policy` says which samples stay (memory.policy.POLICIES), `codec` how they are stored (float32
         unless given; ByteCodec for a byte a value). `head` ("ncm", "knn", "slda", "logistic") and `reject` are those
-        of heads.FewLabelHead, of heads_prototypes.PrototypeHead when exemplar_bytes is 0; `novelty` is one of
-        novelty.NOVELTIES. With `device_key` (see devicekey.read_key) only state that a holder of the key wrote is read.
-        `budget_bytes` bounds all of it, what onnxruntime allocates included (see budget), and is tried out at once
-        by `warm_up`; the cap on onnxruntime is one for the process. Raises BundleError, BudgetError (with the minimum),
-        StateLockedError, StateMismatchError (another bundle, other settings) and StateError (no intact slot).
+        of heads.few_label.FewLabelHead, of heads.prototypes.PrototypeHead when exemplar_bytes is 0; `novelty` is one of
+        heads.novelty.NOVELTIES. With `device_key` (see storage.devicekey.read_key) only state that a holder of the
+        key wrote is read. `budget_bytes` bounds all of it, what onnxruntime allocates included (see budget), and is
+        tried out at once by `warm_up`; the cap on onnxruntime is one for the process. Raises BundleError,
+        BudgetError (with the minimum), StateLockedError, StateMismatchError (another bundle, other settings) and
+        StateError (no intact slot).
         """
         opened = Bundle.open(bundle) if isinstance(bundle, str | os.PathLike) else bundle
         profile = profile or SessionProfile()
@@ -197,7 +198,7 @@ class Learner:
             return self._loop.step_seconds
 
     def enroll(self, x: Float, label: str) -> None:
-        """Remember one sample, or each of a batch, as an example of `label`; see heads.FewLabelHead."""
+        """Remember one sample, or each of a batch, as an example of `label`; see heads.few_label.FewLabelHead."""
         samples = self._samples(x)
         with self._data:
             for sample in samples:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgessl.device.guard import Guard, Verdict
+from edgessl.device.guard.collapse import Guard, Verdict
 from edgessl.device.hyper import HyperParameters
-from edgessl.device.memory import ReplayMemory
+from edgessl.device.memory.replay import ReplayMemory
 from edgessl.device.noise import step_noise
 from edgessl.device.runners import Trainer
-from edgessl.device.tensors import Array
+from edgessl.device.storage.tensors import Array
 from edgessl.errors import InputError
 
 

@@ -7,16 +7,16 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from edgessl.device.drift import DriftMonitor
-from edgessl.device.drift_compensation import Displacement
-from edgessl.device.drift_statistics import statistics_width
-from edgessl.device.guard_past import Examination, harm
-from edgessl.device.heads import FewLabelHead
-from edgessl.device.heads_prototypes import PrototypeHead
-from edgessl.device.manifest import Manifest
-from edgessl.device.memory import Draw, ReplayMemory
-from edgessl.device.memory_codec import ByteCodec, Codec
-from edgessl.device.novelty import NOVELTIES, Novelty
+from edgessl.device.bundle.manifest import Manifest
+from edgessl.device.drift.compensation import Displacement
+from edgessl.device.drift.monitor import DriftMonitor
+from edgessl.device.drift.statistics import statistics_width
+from edgessl.device.guard.examination import Examination, harm
+from edgessl.device.heads.few_label import FewLabelHead
+from edgessl.device.heads.novelty import NOVELTIES, Novelty
+from edgessl.device.heads.prototypes import PrototypeHead
+from edgessl.device.memory.codec import ByteCodec, Codec
+from edgessl.device.memory.replay import Draw, ReplayMemory
 from edgessl.device.runners import Weights
 from edgessl.errors import ConfigError
 
@@ -119,7 +119,7 @@ class Past:
             return self._novelty.score(z)
 
     def examine(self, good: Weights, now: Weights, exam: Examination, t: int) -> str:
-        """What `now` has done to the past that `good` had not, "" for nothing; see guard_past.
+        """What `now` has done to the past that `good` had not, "" for nothing; see guard.examination.
 
         Costs 2 BANK embeddings, and two of each exemplar.
         """

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from edgessl.device.manifest import Manifest
-from edgessl.device.tensors import Array
+from edgessl.device.bundle.manifest import Manifest
+from edgessl.device.storage.tensors import Array
 
 if TYPE_CHECKING:
     from edgessl.device.runtime import SessionProfile

@@ -8,9 +8,9 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from edgessl.device.budget import cap_arena, short_of
-from edgessl.device.bundle import Bundle, check_state
-from edgessl.device.specs import GraphSpec, TensorSpec
-from edgessl.device.tensors import Array
+from edgessl.device.bundle.archive import Bundle, check_state
+from edgessl.device.bundle.specs import GraphSpec, TensorSpec
+from edgessl.device.storage.tensors import Array
 from edgessl.errors import BudgetError, BundleError, ConfigError, InputError
 
 Float = npt.NDArray[np.float32]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edgessl.device.specs import InputSpec
+from edgessl.device.bundle.specs import InputSpec
 from edgessl.errors import InputError
 
 Float = npt.NDArray[np.float32]
@@ -15,7 +15,7 @@ Float = npt.NDArray[np.float32]
 class Percept:
     """Samples as a learner remembers them (N, *shape), their embeddings (N, D), and whether a batch was given.
 
-    `statistics` (N, S) of the raw samples: see drift_statistics.input_statistics.
+    `statistics` (N, S) of the raw samples: see drift.statistics.input_statistics.
     """
 
     samples: Float

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgessl.device.bundle import Bundle
-from edgessl.device.checkpoint import Checkpoint
-from edgessl.device.devicekey import DeviceKey, read_key
-from edgessl.device.state import Saved
-from edgessl.device.tensors import Array
+from edgessl.device.bundle.archive import Bundle
+from edgessl.device.storage.checkpoint import Checkpoint
+from edgessl.device.storage.devicekey import DeviceKey, read_key
+from edgessl.device.storage.state import Saved
+from edgessl.device.storage.tensors import Array
 from edgessl.errors import StateError, UpdateError
 
 

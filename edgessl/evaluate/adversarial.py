@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgessl.device.specs import InputSpec
+from edgessl.device.bundle.specs import InputSpec
 from edgessl.encoders.base import evaluation_mode
 from edgessl.errors import InputError
 from edgessl.evaluate.embedder import BATCH

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from edgessl.data.source import Source, batches
-from edgessl.device.bundle import Bundle
+from edgessl.device.bundle.archive import Bundle
 from edgessl.device.runtime import EncoderRunner, FrozenEncoderRunner
 from edgessl.encoders.base import evaluation_mode
 

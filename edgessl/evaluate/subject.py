@@ -12,8 +12,8 @@ import torch
 
 from edgessl.checkpoint import Checkpoint
 from edgessl.data.source import Source
-from edgessl.device.bundle import Bundle
-from edgessl.device.specs import InputSpec
+from edgessl.device.bundle.archive import Bundle
+from edgessl.device.bundle.specs import InputSpec
 from edgessl.encoders import Encoder, build_encoder
 from edgessl.errors import ConfigError, DataError
 from edgessl.evaluate.embedder import BundleEmbedder, Embedder, Int8Embedder, TorchEmbedder

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgessl.device.files import write_atomically
+from edgessl.device.storage.files import write_atomically
 from edgessl.errors import MissingDependencyError
 from edgessl.report.html import TEMPLATES, missing, render
 

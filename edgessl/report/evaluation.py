@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgessl.device.files import write_atomically
+from edgessl.device.storage.files import write_atomically
 from edgessl.errors import InputError, MissingDependencyError
 from edgessl.report.html import TEMPLATES, flat, missing, render
 

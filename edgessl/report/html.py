@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgessl.device.files import write_atomically
+from edgessl.device.storage.files import write_atomically
 from edgessl.errors import MissingDependencyError
 from edgessl.report.results import Results, read_results
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from edgessl.bench import load_bench
-from edgessl.bench.attacks import ATTACK, _Blind, _streams
-from edgessl.device.guard import Verdict
+from edgessl.bench.faults.attacks import ATTACK, _Blind, _streams
+from edgessl.device.guard.collapse import Verdict
 
 
 def test_streams():

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgessl.bench import continual
-from edgessl.bench.continual_contenders import CONTENDERS, REFERENCES
-from edgessl.bench.continual_page import page
-from edgessl.bench.continual_streams import SCENARIOS, VALIDATION_SEED, problem
-from edgessl.bench.continual_tables import best, lines, write_csv, write_report
-from edgessl.bench.continual_worker import measure, prepared
+from edgessl.bench.continual import run as continual
+from edgessl.bench.continual.contenders import CONTENDERS, REFERENCES
+from edgessl.bench.continual.page import page
+from edgessl.bench.continual.streams import SCENARIOS, VALIDATION_SEED, problem
+from edgessl.bench.continual.tables import best, lines, write_csv, write_report
+from edgessl.bench.continual.worker import measure, prepared
 from edgessl.continual.metrics import read_matrix_csv
 from edgessl.continual.strategies import build_strategy
-from edgessl.device.memory_policy import POLICIES
+from edgessl.device.memory.policy import POLICIES
 from edgessl.errors import ConfigError
 
 KEYS = {

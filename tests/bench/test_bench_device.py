@@ -3,7 +3,7 @@
 import pytest
 
 from edgessl.bench import load_bench
-from edgessl.bench.device import _together
+from edgessl.bench.device.run import _together
 from edgessl.errors import ConfigError
 
 

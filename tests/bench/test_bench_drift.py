@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from edgessl.bench import load_bench
-from edgessl.bench.drift import DETECTORS, GRACE, WARMUP, judge
-from edgessl.bench.drift_streams import MADE
+from edgessl.bench.drift.run import DETECTORS, GRACE, WARMUP, judge
+from edgessl.bench.drift.streams import MADE
 from edgessl.errors import ConfigError
 
 

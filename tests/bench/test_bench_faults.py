@@ -5,9 +5,11 @@ import random
 
 import pytest
 
-from edgessl.bench import faults, fuzz_worker, load_bench
-from edgessl.bench.device_bundles import write_scaling
-from edgessl.bench.fuzz import READERS, Fuzzer, mutate, mutate_json
+from edgessl.bench import load_bench
+from edgessl.bench.device.bundles import write_scaling
+from edgessl.bench.faults import fuzz_worker
+from edgessl.bench.faults import run as faults
+from edgessl.bench.faults.fuzz import READERS, Fuzzer, mutate, mutate_json
 from edgessl.device import Bundle
 from edgessl.errors import ConfigError
 

@@ -8,7 +8,8 @@ import latent_bundle
 import linear_bundle
 import pytest
 
-from edgessl.bench import BENCHES, latent
+from edgessl.bench import BENCHES
+from edgessl.bench.device import latent
 from edgessl.device import pack
 from edgessl.errors import ConfigError
 
@@ -50,6 +51,6 @@ def test_a_bundle_that_fails_leaves_its_reason_and_the_others_figures(bundles: d
 
 
 def test_bad_settings_are_refused() -> None:
-    assert BENCHES["latent"] == "edgessl.bench.latent:run"
+    assert BENCHES["latent"] == "edgessl.bench.device.latent:run"
     with pytest.raises(ConfigError, match="turns >= 1"):
         latent.run(turns=0)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from edgessl.bench.objectives import run
-from edgessl.bench.suites import SUITES
+from edgessl.bench.objectives.run import run
+from edgessl.bench.objectives.suites import SUITES
 from edgessl.encoders import ENCODERS
 from edgessl.errors import ConfigError, DataError
 from edgessl.objectives import OBJECTIVES

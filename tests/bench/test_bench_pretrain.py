@@ -17,8 +17,8 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from edgessl.bench.pretrain import CPU_BACKENDS, UNMEASURED, run
-from edgessl.bench.pretrain_torch import (
+from edgessl.bench.pretrain.run import CPU_BACKENDS, UNMEASURED, run
+from edgessl.bench.pretrain.torch_loop import (
     NTXent,
     TwoCrops,
     blur,
@@ -29,9 +29,9 @@ from edgessl.bench.pretrain_torch import (
     rotate,
     shift_hue,
 )
-from edgessl.bench.pretrain_worker import Turns, flops_per_view, plain_loop
-from edgessl.bench.table import pretrain_table
-from edgessl.device.specs import InputSpec
+from edgessl.bench.pretrain.worker import Turns, flops_per_view, plain_loop
+from edgessl.bench.step.table import pretrain_table
+from edgessl.device.bundle.specs import InputSpec
 from edgessl.errors import ConfigError
 from edgessl.recipe import build_step, parse_recipe
 from edgessl.step import TrainStep, hyper_tensors

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from edgessl.bench.results_page import page, section
+from edgessl.bench.objectives.page import page, section
 from edgessl.errors import InputError
 from edgessl.evaluate import Protocol, Result
 

@@ -6,7 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgessl.bench import load_bench, spiking, spiking_data, spiking_systems
+from edgessl.bench import load_bench
+from edgessl.bench.spiking import data as spiking_data
+from edgessl.bench.spiking import run as spiking
+from edgessl.bench.spiking import systems as spiking_systems
 from edgessl.errors import ConfigError, DataError
 
 TINY = spiking_data.Case(

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgessl.bench import load_bench, spiking_continual
-from edgessl.bench.continual_streams import Problem
+from edgessl.bench import load_bench
+from edgessl.bench.continual.streams import Problem
+from edgessl.bench.spiking import continual as spiking_continual
 from edgessl.continual.judge import KINDS, Labelled
 from edgessl.continual.metrics import summarize
 from edgessl.continual.streams import Budget, by_group

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from edgessl.bench import load_bench, spiking_data, spiking_energy
+from edgessl.bench import load_bench
+from edgessl.bench.spiking import data as spiking_data
+from edgessl.bench.spiking import energy as spiking_energy
 from edgessl.errors import ConfigError
 
 TINY = spiking_data.Case(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from edgessl.bench import spiking_page
+from edgessl.bench.spiking import page as spiking_page
 
 MACHINE = {"cpu": "a processor", "cores": 2}
 

@@ -11,10 +11,11 @@ import numpy as np
 import onnx
 import pytest
 
-from edgessl.bench import BENCHES, load_bench, worker
+from edgessl.bench import BENCHES, load_bench
 from edgessl.bench.process import Worker, WorkerError
-from edgessl.bench.step import Row, run, take_turns
-from edgessl.device import tensors
+from edgessl.bench.step import worker
+from edgessl.bench.step.run import Row, run, take_turns
+from edgessl.device.storage import tensors
 from edgessl.errors import ConfigError
 
 LR = 0.1
@@ -92,8 +93,8 @@ def test_a_backend_that_fails_is_a_row_beside_the_others(real: Path) -> None:
 
 @pytest.mark.parametrize("objective", ["vicreg", "simclr"])
 def test_the_torch_baseline_takes_the_same_steps_as_ours(objective: str, tmp_path: Path) -> None:
-    from edgessl.bench import torch_backend
     from edgessl.bench.case import prepare
+    from edgessl.bench.step import torch_backend
 
     prepare(tmp_path, "cnn1d", objective, batch_size=8)
     case = json.loads((tmp_path / "case.json").read_text())
@@ -156,6 +157,6 @@ def test_benches_are_found_by_name() -> None:
 
 def test_importing_the_benches_loads_nothing_heavy() -> None:
     heavy = ("torch", "onnx", "onnxruntime", "matplotlib")
-    code = "import sys, edgessl.bench.step, edgessl.bench.worker; print([m for m in {} if m in sys.modules])"
+    code = "import sys, edgessl.bench.step.run, edgessl.bench.step.worker; print([m for m in {} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code.format(heavy)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-from edgessl.bench.table import step_table
+from edgessl.bench.step.table import step_table
 
 
 def row(backend: str, threads: int, **measured: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from edgessl.bench.step import BACKENDS, run
+from edgessl.bench.step.run import BACKENDS, run
 
 pytestmark = pytest.mark.bench
 

@@ -16,7 +16,8 @@ import pytest
 from edgessl.checkpoint import Checkpoint
 from edgessl.cli.doctor import show_findings
 from edgessl.data import open_source
-from edgessl.device import Bundle, Learner, tensors
+from edgessl.device import Bundle, Learner
+from edgessl.device.storage import tensors
 
 
 def test_pretrain_says_what_it_did(made) -> None:

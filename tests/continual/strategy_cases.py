@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edgessl.continual.strategies import STRATEGIES, build_strategy
-from edgessl.device.specs import InputSpec
+from edgessl.device.bundle.specs import InputSpec
 from edgessl.encoders import Encoder, InputNormalization
 from edgessl.encoders.norm import ConvNorm
 from edgessl.encoders.pool import GlobalMean

@@ -12,7 +12,7 @@ from edgessl.checkpoint import Checkpoint
 from edgessl.continual.device_step import device_step
 from edgessl.continual.torch_runtime import TorchModel
 from edgessl.device import Bundle, Learner
-from edgessl.device.specs import InputSpec
+from edgessl.device.bundle.specs import InputSpec
 from edgessl.recipe import Part, build_step, parse_recipe
 from export import export_bundle
 from export.parity import random_fields

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from edgessl.data import Source, Subset, open_digits
-from edgessl.device.specs import InputSpec
+from edgessl.device.bundle.specs import InputSpec
 from edgessl.recipe import Recipe, build_step, parse_recipe
 from edgessl.step import TrainStep
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from edgessl.checkpoint import Checkpoint
 from edgessl.data import Source
-from edgessl.device import tensors
+from edgessl.device.storage import tensors
 from edgessl.errors import DataError
 from edgessl.pretrain import pretrain
 from edgessl.recipe import Recipe

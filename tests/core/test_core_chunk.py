@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from edgessl.device.specs import InputSpec
+from edgessl.device.bundle.specs import InputSpec
 from edgessl.errors import ConfigError
 from edgessl.objectives import OBJECTIVES
 from edgessl.recipe import build_step, parse_recipe
@@ -104,7 +104,7 @@ def test_the_exported_step_knows_nothing_of_chunks() -> None:
 PEAK = """
 import sys, torch
 torch.set_num_threads(1)
-from edgessl.device.specs import InputSpec
+from edgessl.device.bundle.specs import InputSpec
 from edgessl.machine import peak_rss_mb
 from edgessl.recipe import build_step, parse_recipe
 from edgessl.step import hyper_tensors

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from edgessl.device.specs import KINDS
+from edgessl.device.bundle.specs import KINDS
 from edgessl.encoders import ENCODERS, BatchNorm, build_encoder
 from edgessl.errors import ConfigError
 from edgessl.layout import ParameterLayout

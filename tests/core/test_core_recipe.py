@@ -9,7 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from edgessl.device.specs import InputSpec
+from edgessl.device.bundle.specs import InputSpec
 from edgessl.encoders import ENCODERS
 from edgessl.errors import ConfigError
 from edgessl.recipe import DEFAULT_ENCODERS, Recipe, advice, build_step, load_recipe, parse_recipe

@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgessl.device import Bundle, EncoderRunner, SessionProfile, StepRunner, pack
-from edgessl.device.manifest import MAX_MANIFEST_BYTES
-from edgessl.device.onnxwire import check_graph
-from edgessl.device.specs import MemberSpec
+from edgessl.device.bundle.manifest import MAX_MANIFEST_BYTES
+from edgessl.device.bundle.onnxwire import check_graph
+from edgessl.device.bundle.specs import MemberSpec
 from edgessl.errors import BundleError
 
 

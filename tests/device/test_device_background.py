@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from edgessl.device import Learner
-from edgessl.device import files as files_module
 from edgessl.device.background import BackgroundLearner
 from edgessl.device.metrics import json_line, prometheus
 from edgessl.device.scheduler import ENERGY_PROFILES, Scheduler
+from edgessl.device.storage import files as files_module
 from edgessl.errors import ConfigError, InputError, StateError
 
 

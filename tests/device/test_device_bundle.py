@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgessl.device import Bundle, pack
-from edgessl.device.tensors import dumps
+from edgessl.device.storage.tensors import dumps
 from edgessl.errors import BundleError
 
 
@@ -63,7 +63,7 @@ def test_pack_refuses_what_open_would_refuse_and_leaves_the_old_file(kit, tmp_pa
 
 
 def _files(kit):
-    from edgessl.device.specs import MemberSpec
+    from edgessl.device.bundle.specs import MemberSpec
 
     table = {k: MemberSpec(len(v), hashlib.sha256(v).hexdigest()) for k, v in kit.members.items()}
     return {"manifest.json": dataclasses.replace(kit.manifest, members=table).to_bytes(), **kit.members}

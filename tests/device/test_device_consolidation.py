@@ -7,7 +7,7 @@ import pytest
 from linear_bundle import BATCH, DIM, HYPER, SHAPE, SIZE, build_graph
 
 from edgessl.device import Bundle, Component, GraphSpec, Learner, StepRunner, TensorSpec, pack
-from edgessl.device.manifest import Manifest
+from edgessl.device.bundle.manifest import Manifest
 from edgessl.device.noise import probe_signs
 from edgessl.errors import BundleError, InputError
 

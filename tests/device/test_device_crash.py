@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from crash_model import Recorder, crashes
 
-from edgessl.device.checkpoint import Checkpoint
-from edgessl.device.memory import ReplayMemory
+from edgessl.device.memory.replay import ReplayMemory
+from edgessl.device.storage.checkpoint import Checkpoint
 from edgessl.errors import StateError
 
 DIGEST = "ab" * 32
@@ -215,7 +215,7 @@ def test_records_of_another_time_or_place_are_refused(tmp_path):
     """A replayed record has a good CRC for its old place only; a rewritten one fails the slot's SHA-256."""
     import zlib
 
-    from edgessl.device.journal import CONTEXT, RECORD
+    from edgessl.device.storage.journal import CONTEXT, RECORD
 
     grow(tmp_path, 2)
     name = next(tmp_path.glob("memory.*"))

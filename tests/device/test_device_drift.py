@@ -4,11 +4,11 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgessl.device.drift import DriftMonitor
-from edgessl.device.drift_compensation import Displacement
-from edgessl.device.drift_contexts import Contexts
-from edgessl.device.drift_statistics import GROUPS, Scale, input_statistics, statistics_width
-from edgessl.device.drift_windows import KERNELS, WindowTest, separation
+from edgessl.device.drift.compensation import Displacement
+from edgessl.device.drift.contexts import Contexts
+from edgessl.device.drift.monitor import DriftMonitor
+from edgessl.device.drift.statistics import GROUPS, Scale, input_statistics, statistics_width
+from edgessl.device.drift.windows import KERNELS, WindowTest, separation
 from edgessl.errors import ConfigError
 
 

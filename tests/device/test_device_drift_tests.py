@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edgessl.device.drift_tests import Adwin, Cusum, PageHinkley
+from edgessl.device.drift.tests import Adwin, Cusum, PageHinkley
 from edgessl.errors import ConfigError
 
 

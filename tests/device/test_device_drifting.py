@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgessl.device.drifting_classes import PRIOR, DriftingClasses, moved
-from edgessl.device.drifting_stream import LEAST, DriftingStream
-from edgessl.device.normalize import RunningNormalization, spread
-from edgessl.device.softmax_regression import SoftmaxRegression
+from edgessl.device.drift.classes import PRIOR, DriftingClasses, moved
+from edgessl.device.drift.normalize import RunningNormalization, spread
+from edgessl.device.drift.stream import LEAST, DriftingStream
+from edgessl.device.heads.softmax_regression import SoftmaxRegression
 from edgessl.errors import ConfigError, InputError, StateMismatchError
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edgessl.device import Learner
-from edgessl.device.guard_past import Examination, Probe, effective_rank, harm, neighbour_overlap, spread
+from edgessl.device.guard.examination import Examination, Probe, effective_rank, harm, neighbour_overlap, spread
 
 
 def embeddings(n=64, dim=8, seed=0):

@@ -7,11 +7,11 @@ from sklearn.covariance import EmpiricalCovariance
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.neighbors import KNeighborsClassifier
 
-from edgessl.device.drift_compensation import Displacement
-from edgessl.device.heads import UNKNOWN, FewLabelHead
-from edgessl.device.heads_classifiers import CLASSIFIERS, Lda, LdaStatistics, Logistic, rejection_threshold, softmax
-from edgessl.device.heads_prototypes import PrototypeHead
-from edgessl.device.novelty import MahalanobisNovelty, unit
+from edgessl.device.drift.compensation import Displacement
+from edgessl.device.heads.classifiers import CLASSIFIERS, Lda, LdaStatistics, Logistic, rejection_threshold, softmax
+from edgessl.device.heads.few_label import UNKNOWN, FewLabelHead
+from edgessl.device.heads.novelty import MahalanobisNovelty, unit
+from edgessl.device.heads.prototypes import PrototypeHead
 from edgessl.errors import BudgetError, ConfigError, InputError, StateMismatchError
 
 

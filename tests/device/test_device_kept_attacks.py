@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from edgessl.device import SessionProfile
-from edgessl.device.onnxwire import check_graph
+from edgessl.device.bundle.onnxwire import check_graph
 from edgessl.errors import EdgeSSLError
 
 ATTACKS = Path(__file__).parent / "attacks"

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from edgessl.device import Bundle, Learner, SessionProfile, pack
-from edgessl.device.manifest import Manifest
-from edgessl.device.memory_codec import ByteCodec
+from edgessl.device.bundle.manifest import Manifest
+from edgessl.device.bundle.specs import InputSpec, LatentSpec, MemberSpec
+from edgessl.device.memory.codec import ByteCodec
 from edgessl.device.runtime import BackboneRunner
-from edgessl.device.specs import InputSpec, LatentSpec, MemberSpec
 from edgessl.errors import BundleError, ConfigError, InputError
 
 MEMORY = 2048

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgessl.device import Learner
-from edgessl.device import files as files_module
+from edgessl.device.storage import files as files_module
 from edgessl.errors import StateError
 
 KEY = bytes(range(32))

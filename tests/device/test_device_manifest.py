@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgessl.device import InputSpec, Manifest
-from edgessl.device.manifest import MAX_MANIFEST_BYTES
-from edgessl.device.specs import MemberSpec
+from edgessl.device.bundle.manifest import MAX_MANIFEST_BYTES
+from edgessl.device.bundle.specs import MemberSpec
 from edgessl.errors import BundleError, ConfigError
 
 

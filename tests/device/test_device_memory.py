@@ -4,9 +4,9 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgessl.device.memory import ReplayMemory
-from edgessl.device.memory_codec import ByteCodec
-from edgessl.device.memory_policy import POLICIES
+from edgessl.device.memory.codec import ByteCodec
+from edgessl.device.memory.policy import POLICIES
+from edgessl.device.memory.replay import ReplayMemory
 from edgessl.errors import BudgetError, ConfigError, InputError, StateMismatchError
 
 DIM = 4

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgessl.device.memory import ReplayMemory
-from edgessl.device.memory_embedded import Balanced, Herding, MinRed, directions
+from edgessl.device.memory.embedded import Balanced, Herding, MinRed, directions
+from edgessl.device.memory.replay import ReplayMemory
 
 
 def cloud(n, dim, seed):

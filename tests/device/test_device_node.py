@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgessl.device import EncoderRunner, StepRunner, tensors
+from edgessl.device import EncoderRunner, StepRunner
+from edgessl.device.storage import tensors
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "node" / "learn.mjs"
 STEPS = 5

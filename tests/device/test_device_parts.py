@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgessl.device import InputSpec, step_noise
-from edgessl.device.guard import Guard, Verdict
-from edgessl.device.heads import PER_LABEL, FewLabelHead
+from edgessl.device.guard.collapse import Guard, Verdict
+from edgessl.device.heads.few_label import PER_LABEL, FewLabelHead
+from edgessl.device.heads.novelty import NeighbourNovelty
 from edgessl.device.hyper import HyperParameters
-from edgessl.device.novelty import NeighbourNovelty
 from edgessl.device.samples import as_batch
 from edgessl.errors import BudgetError, ConfigError, InputError, StateMismatchError
 

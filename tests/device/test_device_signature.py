@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from edgessl.cli.signing import create_keys, read_private_key, sign
 from edgessl.device import Bundle, Trust, pack, read_public_key
-from edgessl.device.bundle import write_files
-from edgessl.device.signature import envelope, public_pem, signed_bytes, statement, verify
+from edgessl.device.bundle.archive import write_files
+from edgessl.device.bundle.signature import envelope, public_pem, signed_bytes, statement, verify
 from edgessl.errors import BundleError, SignatureError
 
 

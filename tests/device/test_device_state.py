@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgessl.device import state as state_module
-from edgessl.device.state import SLOTS, StateStore, decode
+from edgessl.device.storage import state as state_module
+from edgessl.device.storage.state import SLOTS, StateStore, decode
 from edgessl.errors import FormatError, StateError, StateLockedError, StateMismatchError
 
 DIGEST, OTHER = "ab" * 32, "cd" * 32
@@ -196,7 +196,7 @@ def run_child(directory, body):
     head = f"""
         import os
         import numpy as np
-        from edgessl.device.state import StateStore
+        from edgessl.device.storage.state import StateStore
         from edgessl.errors import StateError
         store = StateStore({str(directory)!r}, {DIGEST!r})
     """

@@ -8,7 +8,7 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgessl.device.tensors import DTYPES, MAX_HEADER_BYTES, dumps, loads, pieces
+from edgessl.device.storage.tensors import DTYPES, MAX_HEADER_BYTES, dumps, loads, pieces
 from edgessl.errors import FormatError
 
 NAMES = st.text(st.characters(codec="utf-8", categories=("L", "N", "P")), min_size=1, max_size=20)

@@ -7,8 +7,8 @@ import stat
 import numpy as np
 import pytest
 
-from edgessl.device.devicekey import create_key, read_key
-from edgessl.device.state import StateStore
+from edgessl.device.storage.devicekey import create_key, read_key
+from edgessl.device.storage.state import StateStore
 from edgessl.errors import StateError
 
 DIGEST = "ab" * 32
@@ -125,7 +125,7 @@ def test_the_key_authenticates(tmp_path):
 
 def test_a_state_without_a_key_is_refused_where_one_is_expected(tmp_path):
     """Else a forger would leave the key out; nor does a forged key number help."""
-    from edgessl.device.state import HEADER, key_number
+    from edgessl.device.storage.state import HEADER, key_number
 
     with opened(tmp_path) as store:
         save(store, 1)

@@ -11,7 +11,7 @@ import pytest
 
 from edgessl.cli.signing import create_keys, read_private_key, sign
 from edgessl.device import Bundle, Learner, Trust, pack
-from edgessl.device.download import download
+from edgessl.device.bundle.download import download
 from edgessl.device.update import migrate
 from edgessl.errors import BundleError, DownloadError, SignatureError, StateError, UpdateError
 

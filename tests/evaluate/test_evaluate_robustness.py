@@ -8,7 +8,7 @@ import torch
 from sklearn.covariance import EmpiricalCovariance
 from torch import nn
 
-from edgessl.device.specs import InputSpec
+from edgessl.device.bundle.specs import InputSpec
 from edgessl.errors import ConfigError, InputError
 from edgessl.evaluate.adversarial import LinearModel, adversarial_accuracy, attack
 from edgessl.evaluate.corruptions import CORRUPTIONS, corrupt

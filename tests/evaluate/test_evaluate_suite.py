@@ -11,7 +11,7 @@ import torch
 
 from edgessl.checkpoint import Checkpoint
 from edgessl.data import PairedSource, array_source
-from edgessl.device.specs import InputSpec
+from edgessl.device.bundle.specs import InputSpec
 from edgessl.encoders import build_encoder
 from edgessl.errors import ConfigError, DataError, InputError
 from edgessl.evaluate import (

@@ -17,7 +17,7 @@ import torch
 from edgessl.checkpoint import Checkpoint
 from edgessl.data import Source, open_digits
 from edgessl.device import Bundle
-from edgessl.device.specs import InputSpec
+from edgessl.device.bundle.specs import InputSpec
 from edgessl.encoders import Encoder
 from edgessl.pretrain import input_spec, pretrain
 from edgessl.recipe import Recipe, build_step, parse_recipe

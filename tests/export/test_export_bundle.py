@@ -14,7 +14,7 @@ import edgessl
 from edgessl.checkpoint import Checkpoint
 from edgessl.data import Source
 from edgessl.device import Bundle, EncoderRunner, Learner, StepRunner, step_noise
-from edgessl.device.memory import ReplayMemory
+from edgessl.device.memory.replay import ReplayMemory
 from edgessl.errors import BundleError, ConfigError, InputError
 from edgessl.evaluate import embed
 from edgessl.step import METRICS, hyper_tensors

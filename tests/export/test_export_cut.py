@@ -17,7 +17,7 @@ from edgessl.checkpoint import Checkpoint
 from edgessl.continual.device_step import device_step
 from edgessl.data import Source
 from edgessl.device import Bundle, EncoderRunner, Learner, StepRunner, step_noise
-from edgessl.device.memory_codec import ByteCodec
+from edgessl.device.memory.codec import ByteCodec
 from edgessl.device.runtime import BackboneRunner, SessionProfile
 from edgessl.encoders.cut import cut_encoder
 from edgessl.errors import ConfigError

@@ -15,7 +15,7 @@ import torch
 from onnx import helper, numpy_helper
 
 from edgessl.checkpoint import Checkpoint
-from edgessl.device.specs import InputSpec
+from edgessl.device.bundle.specs import InputSpec
 from edgessl.errors import ParityError
 from edgessl.optim import OPTIMIZERS
 from edgessl.step import METRICS

@@ -5,7 +5,7 @@ import pytest
 from flwr.app import Context, RecordDict
 
 from edgessl.device import Learner
-from edgessl.device.state import decode
+from edgessl.device.storage.state import decode
 from edgessl.errors import FederationError
 from federated import Learners, catch_up, compat, federate_in_process, make_client_app, make_server_app, run_local
 

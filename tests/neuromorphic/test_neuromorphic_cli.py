@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgessl.bench.neuro import build_network, run
+from edgessl.bench.spiking.neuro import build_network, run
 from edgessl.cli import cli
 from edgessl.errors import ConfigError
 from neuromorphic.network_file import save_network

@@ -171,7 +171,7 @@ def test_damaged_checkpoints_are_refused(tmp_path: Path) -> None:
         SpikingCheckpoint.load(path)
     with pytest.raises(DataError, match="cannot be read"):
         SpikingCheckpoint.load(tmp_path / "none.safetensors")
-    from edgessl.device import tensors
+    from edgessl.device.storage import tensors
 
     path.write_bytes(tensors.dumps({"history": np.zeros((0, 1))}, {"format": "edgessl-checkpoint-2"}))
     with pytest.raises(DataError, match="expected 'edgessl-spiking-checkpoint-1'"):

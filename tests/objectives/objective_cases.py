@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from edgessl.checkpoint import Checkpoint
-from edgessl.device.specs import InputSpec
+from edgessl.device.bundle.specs import InputSpec
 from edgessl.encoders import Encoder, InputNormalization, build_encoder
 from edgessl.encoders.norm import ConvNorm
 from edgessl.encoders.pool import GlobalMean

@@ -17,7 +17,7 @@ from objective_trial import Trial
 from torch import Tensor, nn
 
 from edgessl.data import load_shared
-from edgessl.device.specs import InputSpec
+from edgessl.device.bundle.specs import InputSpec
 from edgessl.encoders import Encoder, build_encoder
 from edgessl.errors import ConfigError, DataError, InputError
 from edgessl.objectives import build_objective

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgessl.checkpoint import Checkpoint
-from edgessl.device.specs import InputSpec
+from edgessl.device.bundle.specs import InputSpec
 from edgessl.encoders import Encoder, build_encoder
 from edgessl.errors import ConfigError, DataError
 from edgessl.objectives import build_objective

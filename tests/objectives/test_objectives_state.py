@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from edgessl.device.specs import InputSpec
+from edgessl.device.bundle.specs import InputSpec
 from edgessl.errors import ConfigError
 from edgessl.objectives import OBJECTIVES, build_objective
 from edgessl.objectives.moco import enqueue

@@ -1,0 +1,1 @@
+"""The device path: memory, time, size; full and latent."""

@@ -1,0 +1,1 @@
+"""Kills, mutated inputs, soak, attacks."""

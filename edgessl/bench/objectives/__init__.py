@@ -1,0 +1,1 @@
+"""The objectives side by side, three seeds."""

@@ -1,0 +1,1 @@
+"""Pretraining throughput beside a plain loop."""

@@ -1,0 +1,1 @@
+"""Spiking networks: accuracy, continual learning, energy, speed."""

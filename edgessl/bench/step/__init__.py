@@ -1,0 +1,1 @@
+"""One training step beside plain PyTorch and its peers."""

@@ -1,0 +1,1 @@
+"""The artefact that crosses every border: read, verified, signed, fetched (docs/bundle.md)."""

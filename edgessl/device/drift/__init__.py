@@ -1,0 +1,1 @@
+"""Drift without labels, and what follows a drifting sensor (docs/drift.md)."""

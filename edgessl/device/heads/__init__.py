@@ -1,0 +1,1 @@
+"""Answers from few labels: classifiers, prototypes, novelty."""

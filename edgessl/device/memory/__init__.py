@@ -1,0 +1,1 @@
+"""The bounded replay memory: slots, codecs, policies (docs/memory.md)."""

@@ -1,0 +1,1 @@
+"""What lies on disk and survives a crash: files, tensors, learned state, journal."""
