@@ -124,7 +124,7 @@ def _line(row: Row) -> str:
 
 @contextmanager
 def _worker(name: str, job: dict[str, Any]) -> Iterator[Worker]:
-    with Worker(f"edgessl.bench.{name}", ONE_THREAD, TIMEOUT_S) as worker:
+    with Worker(f"edgessl.bench.faults.{name}", ONE_THREAD, TIMEOUT_S) as worker:
         worker.ask(job)
         yield worker
 
