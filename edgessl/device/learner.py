@@ -5,6 +5,7 @@ import logging
 import os
 import threading
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -228,16 +229,32 @@ class Learner:
         """A copy of the flat weights (P,)."""
         return np.array(self._trainer.theta.numpy())
 
-    def adopt(self, theta: Float) -> None:
+    def slot(self, name: str) -> Float:
+        """A copy of one slot of the training state; InputError for a name that the bundle does not have."""
+        with self._learning:
+            self._alive()
+            state = self._trainer.state()
+        if name not in state:
+            raise InputError(f"slot {name!r} is not in this bundle; it has {', '.join(state)}")
+        return state[name]
+
+    @property
+    def directory(self) -> Path:
+        """Where this learner's state lies on disk."""
+        return self._alive().store.directory
+
+    def adopt(self, theta: Float, fleet: Float | None = None) -> None:
         """Replace the flat weights (P,) float32, as after a federated round; every other slot stays.
 
-        Raises InputError, and changes nothing, for another shape or dtype, for numbers that are not finite,
-        and for weights with which the remembered past embeds to such numbers.
+        But slot `fleet`, where the bundle has one (its step compares with the fleet's weights): it becomes `fleet`
+        (P,), or `theta` where that is not given. Raises InputError, and changes nothing, for another shape or dtype,
+        for numbers that are not finite, and for weights with which the remembered past embeds to such numbers.
         """
         with self._learning:
             self._alive()
             before = self._trainer.state()
-            self._trainer.load({**before, "theta": theta})
+            news = {"theta": theta} | ({"fleet": theta if fleet is None else fleet} if "fleet" in before else {})
+            self._trainer.load({**before, **news})
             try:
                 self._encoder_changed()
             except StateError:
