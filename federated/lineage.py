@@ -1,0 +1,133 @@
+"""Which weights come from which: every version of a fleet's weights has a hash, a parent and a layout.
+
+The round log is a file of JSON lines to which is only ever added. Each line names the hash of the line before it, so
+that a line changed, lost or put in between is found when the log is opened.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgessl.device.bundle.specs import ParameterEntry
+from edgessl.device.storage import strictjson
+from edgessl.device.storage.files import sync_directory, write_all
+from edgessl.errors import FederationError
+
+# keys of a train message's config, beside those of `message`
+VERSION, LAYOUT, FEDERATION, BRANCH = "version", "layout-hash", "federation", "branch"
+_CHAIN = "previous"
+
+
+def version_of(theta: npt.NDArray[np.float32]) -> str:
+    """The version of weights (P,): SHA-256 of their little-endian float32 bytes, in hexadecimal."""
+    return hashlib.sha256(np.ascontiguousarray(theta, "<f4").tobytes()).hexdigest()
+
+
+def layout_hash(entries: Iterable[ParameterEntry]) -> str:
+    """What two layouts have in common only if they are equal: SHA-256 of names, offsets, shapes and kinds."""
+    plain = [[entry.name, entry.offset, list(entry.shape), entry.kind] for entry in entries]
+    return hashlib.sha256(json.dumps(plain, separators=(",", ":")).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a federation's weights.
+
+    Attributes:
+        federation: the run it belongs to, however often that was interrupted and resumed.
+        number: of the round that made it; 0 for the first weights. No number is given twice.
+        branch: how many times the fleet was rolled back before.
+        hash: `version_of` its weights.
+        parent: the hash of those that it was made from; "" for the first.
+        layout: `layout_hash` of its parameters; "" where no layout was given.
+    """
+
+    federation: str
+    number: int
+    branch: int
+    hash: str
+    parent: str
+    layout: str
+
+    def config(self) -> dict[str, str | int]:
+        """What a train message says of the weights that it carries."""
+        config: dict[str, str | int] = {VERSION: self.hash, FEDERATION: self.federation, BRANCH: self.branch}
+        return config | ({LAYOUT: self.layout} if self.layout else {})
+
+
+def check_layout(config: Mapping[str, Any], entries: Sequence[ParameterEntry]) -> None:
+    """FederationError when a message's config names another layout than these entries have."""
+    if (found := config.get(LAYOUT)) is not None and found != (own := layout_hash(entries)):
+        raise FederationError(
+            f"{LAYOUT}: expected {own[:12]}, found {str(found)[:12]}: parameters of another model; give every node the "
+            "same bundle"
+        )
+
+
+class RoundLog:
+    """A federation's round log, `lineage.jsonl`.
+
+    Opening it checks every line; FederationError names the first that is wrong. A last line that was not written to its
+    end (power loss) is cut off, whereupon the log is as it was before that line.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            data = path.read_bytes() if path.exists() else b""
+            whole = data[: data.rfind(b"\n") + 1]
+            self.events, self._last = _read(path, whole), _digest(whole.splitlines()[-1]) if whole else ""
+            if len(whole) < len(data):
+                os.truncate(path, len(whole))
+        except OSError as error:
+            raise FederationError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+    def append(self, event: str, **facts: Any) -> dict[str, Any]:
+        """Add a line and sync it; returns what it says."""
+        line = {"event": event, "time": datetime.now(UTC).isoformat(timespec="seconds"), **facts, _CHAIN: self._last}
+        data = json.dumps(line, separators=(",", ":")).encode()
+        try:
+            existed = self.path.exists()
+            file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+            try:
+                write_all(file, data + b"\n")
+                os.fsync(file)
+            finally:
+                os.close(file)
+            if not existed:
+                sync_directory(self.path.parent)
+        except OSError as error:
+            raise FederationError(f"{self.path}: cannot be written: {error.strerror or error}") from None
+        self._last = _digest(data)
+        self.events.append(line)
+        return line
+
+
+def _read(path: Path, data: bytes) -> list[dict[str, Any]]:
+    events, last = [], ""
+    for number, line in enumerate(data.splitlines(), start=1):
+        try:
+            event = strictjson.parse(line)
+            found = event[_CHAIN]
+            _ = event["event"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise FederationError(f"{path}: line {number} is no line of a round log: {error!r}") from None
+        if found != last:
+            raise FederationError(
+                f"{path}: line {number} does not follow the line before it: a line was changed, lost or put in"
+            )
+        events.append(event)
+        last = _digest(line)
+    return events
+
+
+def _digest(line: bytes) -> str:
+    return hashlib.sha256(line).hexdigest()
