@@ -28,6 +28,7 @@ ATTACK = 640  # images of the attack, in blocks
 BLOCK, STEPS, SAVE_EVERY = 32, 8, 4  # images and steps a block, blocks a save
 MEMORY_BYTES = 512 << 10
 RATE = 0.01  # five times the demo's: haste that an attack can use
+HOT = 100.0  # times RATE: an integrator's slip of the decimal point
 LABELLED, POISONED = 8, 0.4  # exemplars a digit; share with a wrong label
 Row = dict[str, Any]
 
@@ -45,10 +46,10 @@ def _streams(train: Array, rng: np.random.Generator) -> dict[str, Array]:
         "tiny variance": (0.5 + 1e-4 * rng.standard_normal(shape)).astype(np.float32),
         "saturated": np.where(rng.random(shape) < 0.5, low, high).astype(np.float32),
         "huge": (1e6 * rng.standard_normal(shape)).astype(np.float32),
-        "adversarial": (high - shuffled).astype(
-            np.float32
-        ),  # inverted, every pixel elsewhere: real statistics, no digit
+        # inverted, every pixel elsewhere: real statistics, no digit
+        "adversarial": (high - shuffled).astype(np.float32),
         "NaN": np.full(shape, np.nan, np.float32),
+        "hot rate": base,
     }
 
 
@@ -70,7 +71,8 @@ def run(
     """20-nearest-neighbour accuracy on digits after each attack, guarded and not; labels poisoned too.
 
     A device sees KNOWN images, learns and saves, then the attack: ATTACK images with STEPS steps of 32 after every
-    BLOCK and a save every SAVE_EVERY blocks, at a learning rate of RATE. Its bank is the honest training images.
+    BLOCK and a save every SAVE_EVERY blocks, at a learning rate of RATE; "hot rate" is the honest stream at HOT times that.
+    Its bank is the honest training images.
 
     Args:
         seeds: of pretraining, order and noise.
@@ -109,7 +111,8 @@ def run(
             for name in attacks or streams:
                 for guarded in (True, False):
                     home = Path(folder) / f"{seed}-{name}-{guarded}"
-                    row = _attack(bundle, home, train[:KNOWN], streams[name], guarded, seed, judge)
+                    rate = HOT * RATE if name == "hot rate" else RATE
+                    row = _attack(bundle, home, train[:KNOWN], streams[name], rate, guarded, seed, judge)
                     rows.append({"seed": seed, "attack": name, "guarded": guarded, **row})
                     progress(f"seed {seed}: {name}, guarded {guarded}: {row['before']:.3f} to {row['after']:.3f}")
                     if out is not None:
@@ -134,13 +137,21 @@ def _result(epochs: int, rows: list[Row]) -> dict[str, Any]:
 
 
 def _attack(
-    bundle: Bundle, home: Path, known: Array, stream: Array, guarded: bool, seed: int, judge: Callable[[Learner], float]
+    bundle: Bundle,
+    home: Path,
+    known: Array,
+    stream: Array,
+    rate: float,
+    guarded: bool,
+    seed: int,
+    judge: Callable[[Learner], float],
 ) -> Row:
     with Learner.open(bundle, home, memory_bytes=MEMORY_BYTES, seed=seed) as learner:
         learner.observe(known)
         learner.learn(max_steps=4 * STEPS)
         learner.save()
         before, refused = judge(learner), 0
+        learner.hyper["lr"] = rate
         if not guarded:
             learner._loop._guard = _Blind()
             learner._examine = lambda: ""  # type: ignore[method-assign]
