@@ -71,8 +71,8 @@ def run(
     """20-nearest-neighbour accuracy on digits after each attack, guarded and not; labels poisoned too.
 
     A device sees KNOWN images, learns and saves, then the attack: ATTACK images with STEPS steps of 32 after every
-    BLOCK and a save every SAVE_EVERY blocks, at a learning rate of RATE; "hot rate" is the honest stream at HOT times that.
-    Its bank is the honest training images.
+    BLOCK and a save every SAVE_EVERY blocks, at a learning rate of RATE; "hot rate" is the honest stream at HOT times
+    that. Its bank is the honest training images.
 
     Args:
         seeds: of pretraining, order and noise.
