@@ -1,15 +1,17 @@
 """What crosses the wire: the flat weights, a few numbers about them, and whose weights they are. Nothing else.
 
-Both ways a message is one ArrayRecord "arrays" with ONE float32 array "theta" (P,) (content-addressed Flower
-takes two or more requests per array, so one array is 11 x faster than 62), one ConfigRecord "config" with the
-round and the digest of the bundle, and, towards the server, one MetricRecord "metrics". The record and key
-names are those that Flower's own strategies look for.
+Both ways a message is one ArrayRecord "arrays" with ONE array (content-addressed Flower takes two or more requests
+per array, so one array is 11 x faster than 62): "theta" float32 (P,), or "payload" uint8 (N,), encoded by
+federated.codecs as a difference from a version that both ends have. One ConfigRecord "config" says the round, the
+digest of the bundle and what else the ends agree on; towards the server there is one MetricRecord "metrics". The record
+and key names are those that Flower's own strategies look for.
 """
 
+import hashlib
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,48 +19,78 @@ import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from edgessl.errors import FederationError
+from federated.codecs.codec import decode
 
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
 THETA, ROUND, DIGEST, EXAMPLES = "theta", "server-round", "bundle-digest", "num-examples"
+PAYLOAD = "payload"
+VERSION = "version"  # to a device: names the weights that the message brings
+REFERENCE = "reference"  # names the weights that a payload is a difference from
+CODEC = "codec"  # to a device: how to encode its reply
 MAX_PARAMETERS = 1 << 26  # 256 MiB of float32
 MAX_EXAMPLES = 1 << 53  # counts beyond are not exact in float64
 _NPY_HEADER_BYTES = 4096  # numpy's own is 128 for a flat array
 _NPY_HEADER = re.compile(
     rb"\x93NUMPY\x01\x00(?P<length>..)"
-    rb"\{'descr': '(?P<descr><f[48])', 'fortran_order': False, 'shape': \((?P<size>\d{1,20}),\), \} *\n",
+    rb"\{'descr': '(?P<descr><f[48]|\|u1)', 'fortran_order': False, 'shape': \((?P<size>\d{1,20}),\), \} *\n",
     re.DOTALL,
 )
 _DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float64": np.dtype("<f8")}
+_BYTE = np.dtype("|u1")
 
 Float = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
 Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
 
 
 @dataclass(frozen=True)
 class Update:
-    """An accepted message: theta float32 (P,), the round it belongs to, metrics ({} from the server)."""
+    """An accepted message: theta float32 (P,), the round it belongs to, metrics ({} from the server), other config."""
 
     theta: Float
     round: int
     metrics: dict[str, float]
+    config: dict[str, Any] = field(default_factory=dict)
+
+    def text(self, key: str) -> str | None:
+        """A config entry that is a string; None when there is none."""
+        return str(value) if isinstance(value := self.config.get(key), str) else None
+
+
+def version_of(theta: Float) -> str:
+    """The name of weights: SHA-256, hex, of theta as little-endian float32."""
+    return hashlib.sha256(np.ascontiguousarray(theta, "<f4").data).hexdigest()
 
 
 def pack(
-    theta: Float, *, bundle_digest: str, round_number: int, metrics: Mapping[str, float] | None = None
+    theta: Float,
+    *,
+    bundle_digest: str,
+    round_number: int,
+    metrics: Mapping[str, float] | None = None,
+    payload: Bytes | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> RecordDict:
     """Records to send; `metrics`, with an integer "num-examples", are what makes a client's reply.
 
-    Raises FederationError for what `unpack` at the other end would refuse.
+    A `payload` travels in place of theta; `config` then says under REFERENCE what it is a difference from, and may
+    hold anything else that a ConfigRecord takes. Raises FederationError for what `unpack` at the other end would
+    refuse whatever it has at hand.
     """
+    name, array = (THETA, Array(np.ascontiguousarray(theta))) if payload is None else (PAYLOAD, Array(payload))
     content = RecordDict(
         {
-            ARRAYS: ArrayRecord({THETA: Array(np.ascontiguousarray(theta))}),
-            CONFIG: ConfigRecord({DIGEST: bundle_digest, ROUND: round_number}),
+            ARRAYS: ArrayRecord({name: array}),
+            CONFIG: ConfigRecord({**(config or {}), DIGEST: bundle_digest, ROUND: round_number}),
         }
     )
     if metrics is not None:
         content[METRICS] = MetricRecord(dict(metrics))
-    unpack(content, bundle_digest=bundle_digest, size=len(theta), reply=metrics is not None)
+        metrics_of(content)
+    if payload is None:
+        unpack(content, bundle_digest=bundle_digest, size=len(theta), reply=metrics is not None)
+    else:
+        payload_array(array, len(theta))
     return content
 
 
@@ -69,28 +101,47 @@ def unpack(
     size: int,
     round_number: int | None = None,
     reply: bool = False,
+    references: Mapping[str, Float] | None = None,
 ) -> Update:
     """Check everything about received records and return what they say.
 
-    `size` is P; `round_number`, where given, must be the message's; a `reply` must carry metrics. float64
-    weights, which Flower's FedAdam and QFedAvg give out, are cast to float32; nothing else is cast. Raises
-    FederationError, which says what is wrong.
+    `size` is P; `round_number`, where given, must be the message's; a `reply` must carry metrics. `references` are the
+    weights at hand, by `version_of`, that payloads may be differences from; theta always comes out whole. float64
+    weights, which Flower's FedAdam and QFedAvg give out, are cast to float32; nothing else is cast. Where the message
+    names the version it brings, theta must hash to it. Raises FederationError, which says what is wrong.
     """
-    config = records(content, ConfigRecord).get(CONFIG, ConfigRecord())
-    if (digest := config.get(DIGEST)) != bundle_digest:
+    config = dict(records(content, ConfigRecord).get(CONFIG, ConfigRecord()))
+    if (digest := config.pop(DIGEST, None)) != bundle_digest:
         raise FederationError(
             f"weights of another model: expected bundle {bundle_digest[:12]}, found {str(digest)[:12]}; "
             "give every node the same bundle"
         )
-    found = config.get(ROUND)
+    found = config.pop(ROUND, None)
     if not isinstance(found, int) or found < 0 or (round_number is not None and found != round_number):
         raise FederationError(f"{ROUND}: expected {round_number or 'a count'}, found {found!r}")
     arrays = records(content, ArrayRecord)
     names = sorted(f"{record}.{array}" for record in arrays for array in arrays[record])
-    if names != [f"{ARRAYS}.{THETA}"]:
-        raise FederationError(f"expected one array {ARRAYS}.{THETA}, found {names}")
-    theta = flat_array(arrays[ARRAYS][THETA], size)
-    return Update(theta, found, metrics_of(content) if reply else {})
+    if names == [f"{ARRAYS}.{THETA}"]:
+        theta = flat_array(arrays[ARRAYS][THETA], size)
+    elif names == [f"{ARRAYS}.{PAYLOAD}"]:
+        payload = payload_array(arrays[ARRAYS][PAYLOAD], size)
+        theta = decode(payload, size, _reference(config.get(REFERENCE), references))
+    else:
+        raise FederationError(f"expected one array {ARRAYS}.{THETA}, or {PAYLOAD} in its place, found {names}")
+    if not reply and VERSION in config and (version := version_of(theta)) != config[VERSION]:
+        wanted = str(config[VERSION])[:12]
+        raise FederationError(f"expected weights of version {wanted}, found {version[:12]}; damaged or mixed up")
+    return Update(theta, found, metrics_of(content) if reply else {}, config)
+
+
+def _reference(name: Any, references: Mapping[str, Float] | None) -> Float | None:
+    """The weights of that name; None when the message names none."""
+    if name is None:
+        return None
+    theta = (references or {}).get(name)
+    if theta is None:
+        raise FederationError(f"{REFERENCE} {str(name)[:12]} is not at hand; send theta whole")
+    return theta
 
 
 def records(content: RecordDict, kind: type[Record]) -> dict[str, Record]:
@@ -131,6 +182,16 @@ def flat_array(array: Array, size: int) -> Float:
     if bad := int(size - np.isfinite(theta).sum()):
         raise FederationError(f"theta: {bad} of {size} numbers are NaN or infinite")
     return theta
+
+
+def payload_array(array: Array, size: int) -> Bytes:
+    """A Flower array as uint8 (N,), a payload for `size` parameters; FederationError otherwise."""
+    most = 4 * size + size // 256 + _NPY_HEADER_BYTES
+    if array.dtype != "uint8" or array.stype != "numpy.ndarray" or len(array.shape) != 1:
+        raise FederationError(f"payload: expected uint8[N] as numpy.ndarray, found {array.dtype}{list(array.shape)}")
+    if not 0 < array.shape[0] <= most or len(array.data) > most + _NPY_HEADER_BYTES:
+        raise FederationError(f"payload: {len(array.data)} bytes for {size} parameters, at most {most} are allowed")
+    return _npy(array.data, _BYTE, array.shape[0])
 
 
 def _npy(data: bytes, dtype: np.dtype[Any], size: int) -> npt.NDArray[Any]:
