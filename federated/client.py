@@ -6,16 +6,21 @@ teachers that is the best simple variant of Zhuang et al., "Divergence-aware fed
 learning", ICLR 2022 (aggregate the online network, keep the target local).
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from flwr.app import Context, Message
-from flwr.clientapp import ClientApp
 
 from edgessl.device import Learner
 from edgessl.errors import FederationError
 from federated.message import EXAMPLES, pack, unpack
+
+if TYPE_CHECKING:
+    from flwr.clientapp import ClientApp
 
 _CHUNK = 256  # samples embedded at a time
 
@@ -29,6 +34,8 @@ def make_client_app(open_learner: OpenLearner, *, local_steps: int = 16) -> Clie
     between messages. There is no evaluate handler: a learner has no held-out data, and its loss comes with
     every reply.
     """
+    from flwr.clientapp import ClientApp  # not above: the lean node has the message classes alone
+
     app = ClientApp()
 
     @app.train()
@@ -90,7 +97,7 @@ class Learners:
             learner.close()
         self._open.clear()
 
-    def __enter__(self) -> "Learners":
+    def __enter__(self) -> Learners:
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -1,8 +1,11 @@
 """The only place that touches what Flower does not promise to keep.
 
 Written against flwr 1.41 and 1.42 (`SUPPORTED`); tests/federated/test_federated_compat.py holds the contract.
-When a Flower release moves one of these names, this file changes and nothing else.
+When a Flower release moves one of these names, this package changes and nothing else: what apps and grids need
+is here, what a device says over the wire is in `fleet`, and `lean` lets a device do without the rest of Flower.
 """
+
+from __future__ import annotations
 
 import contextlib
 import itertools
@@ -10,15 +13,24 @@ import logging
 import re
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 from edgessl.errors import FederationError, MissingDependencyError
 
+if TYPE_CHECKING:
+    from flwr.app import Message, RecordDict
+    from flwr.supercore.run import Run
+
 LOWEST, BELOW = (1, 41), (1, 43)
 SUPPORTED = ">=1.41,<1.43"
+SERVER_NODE_ID = 1  # what the SuperLink calls itself
+CLIENT_RAISED = 2  # ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+NODE_UNAVAILABLE = 5  # ErrorCode.NODE_UNAVAILABLE
+_message_ids = itertools.count(1)
 
 
 def check_version(found: str | None = None) -> None:
-    """Raise unless the installed flwr, or the version given, is one that this module was written against."""
+    """Raise unless the installed flwr, or the version given, is one that this package was written against."""
     if found is None:
         try:
             found = version("flwr")
@@ -31,26 +43,19 @@ def check_version(found: str | None = None) -> None:
 
 check_version()
 
-from flwr.app import Message, RecordDict  # noqa: E402  (a wrong version should fail above, with words)
-from flwr.common.constant import ErrorCode  # noqa: E402
-from flwr.common.serde import recorddict_from_proto, recorddict_to_proto  # noqa: E402
-from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict  # noqa: E402
-from flwr.supercore.run import Run  # noqa: E402
-from flwr.supercore.task_identity import TaskIdentity  # noqa: E402
-
-SERVER_NODE_ID = 1  # what the SuperLink calls itself
-CLIENT_RAISED = int(ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
-NODE_UNAVAILABLE = int(ErrorCode.NODE_UNAVAILABLE)
-_message_ids = itertools.count(1)
-
 
 def encode(content: RecordDict) -> bytes:
     """The records as Flower's protobuf bytes, the same bytes for the same records."""
+    from flwr.common.serde import recorddict_to_proto
+
     return bytes(recorddict_to_proto(content).SerializeToString(deterministic=True))
 
 
 def decode(data: bytes) -> RecordDict:
     """Records that share nothing with the sender's."""
+    from flwr.common.serde import recorddict_from_proto
+    from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
+
     return recorddict_from_proto(ProtoRecordDict.FromString(data))
 
 
@@ -59,6 +64,8 @@ def wire_bytes(content: RecordDict) -> int:
 
     Not RecordDict.count_bytes, which in 1.41 fails on an empty list and does not count keys.
     """
+    from flwr.common.serde import recorddict_to_proto
+
     return int(recorddict_to_proto(content).ByteSize())
 
 
@@ -71,12 +78,16 @@ def stamp(message: Message) -> str:
 
 def empty_run() -> Run:
     """A Run for a grid without a SuperLink."""
+    from flwr.supercore.run import Run
+
     return Run.create_empty(run_id=1)
 
 
 @contextlib.contextmanager
 def local_identity() -> Iterator[None]:
     """Message() reads who and which run it speaks for from a process-wide TaskIdentity: this sets it."""
+    from flwr.supercore.task_identity import TaskIdentity
+
     names = ("_task_id", "_run_id", "_node_id")
     before = {name: getattr(TaskIdentity, name) for name in names}
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, SERVER_NODE_ID
