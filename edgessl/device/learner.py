@@ -189,7 +189,9 @@ class Learner:
     def warm_up(self) -> float:
         """Embed a batch and take a step that does not count; returns the seconds a step takes on this device.
 
-        After it, `learn(max_seconds)` returns in time from the first step on, and memory has reached its peak.
+        After it, `learn(max_seconds)` returns in time from the first step on, and memory has reached its peak. Without
+        it, the first `learn` makes the session of the training step: BundleError comes then from a graph that is not
+        what the manifest says.
         """
         with self._learning:
             self._alive()

@@ -150,16 +150,16 @@ class BackboneRunner:
 
 
 class StepRunner:
-    """Runs `train.onnx` and owns the state between steps, as onnxruntime's own tensors."""
+    """Runs `train.onnx` and owns the state between steps, as onnxruntime's own tensors.
+
+    A session is made when a graph is first run: who only embeds pays neither its time nor its memory. BundleError for
+    a graph that is not what the manifest says comes then.
+    """
 
     def __init__(self, bundle: Bundle, profile: SessionProfile | None = None) -> None:
         self.manifest = bundle.manifest
-        profile = profile or SessionProfile()
-        self._session = _open(bundle, "train", profile)
-        self._importance, self._consolidation = (
-            _open(bundle, key, profile) if key in self.manifest.graphs else None
-            for key in ("importance", "consolidate")
-        )
+        self._bundle, self._profile = bundle, profile or SessionProfile()
+        self._sessions: dict[str, ort.InferenceSession] = {}
         self._slots = [s.name for s in self.manifest.slots]
         self._outputs = [s.name for s in self.manifest.graphs["train"].outputs]
         following = {f"next.{name}" for name in self._slots}
@@ -197,7 +197,7 @@ class StepRunner:
         feeds = {**self._values, **self._scalars(hyper)}
         feeds.update({name: _value(np.ascontiguousarray(array)) for name, array in given.items()})
         self._previous = None  # two copies of the state at most, not three
-        values = dict(zip(self._outputs, _run(self._session, self._outputs, feeds), strict=True))
+        values = dict(zip(self._outputs, _run(self._session("train"), self._outputs, feeds), strict=True))
         self._previous, self._values = self._values, {s: values[f"next.{s}"] for s in self._slots}
         return {name: float(values[name].numpy()) for name in self._metrics}
 
@@ -208,20 +208,26 @@ class StepRunner:
         `probes` (N, D). Without a graph `consolidate`, a slot `anchor` of theta's shape is set to theta.
         """
         self._previous = None
-        if self._consolidation is None:
+        if "consolidate" not in self.manifest.graphs:
             if "anchor" in self._values and self._values["anchor"].shape() == self.theta.shape():
                 self._values = {**self._values, "anchor": self.theta}
             return
         feeds = {**self._values, **self._scalars(hyper)}
-        if self._importance is not None:
+        if "importance" in self.manifest.graphs:
+            importance = self._session("importance")
             total = np.zeros(self.manifest.theta_size, np.float32)
             for i in range(len(samples)):
                 sample = {"x": _value(samples[i : i + 1]), "probe": _value(probes[i : i + 1]), "theta": self.theta}
-                total += self._importance.run_with_ort_values(["importance"], sample)[0].numpy()
+                total += importance.run_with_ort_values(["importance"], sample)[0].numpy()
             feeds["importance"] = _value(total / np.float32(len(samples)))
         outputs = [f"next.{name}" for name in self._slots]
-        values = self._consolidation.run_with_ort_values(outputs, feeds)
+        values = self._session("consolidate").run_with_ort_values(outputs, feeds)
         self._values = dict(zip(self._slots, values, strict=True))
+
+    def _session(self, graph: str) -> ort.InferenceSession:
+        if graph not in self._sessions:
+            self._sessions[graph] = _open(self._bundle, graph, self._profile)
+        return self._sessions[graph]
 
     def _scalars(self, hyper: Mapping[str, float]) -> dict[str, ort.OrtValue]:
         if set(hyper) != set(self.manifest.hyper):

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgessl.device import Bundle, EncoderRunner, SessionProfile, StepRunner, pack
+from edgessl.device import Bundle, EncoderRunner, Learner, SessionProfile, pack
 from edgessl.device.bundle.manifest import MAX_MANIFEST_BYTES
 from edgessl.device.bundle.onnxwire import check_graph
 from edgessl.device.bundle.specs import MemberSpec
@@ -318,9 +318,16 @@ def test_graph_other_than_the_manifest_says(kit, tmp_path, old, new, says):
 
 
 def test_swapped_graphs(kit, tmp_path):
+    """Refused when the session is made, at the first step; the device embeds and remembers on."""
     swapped = {**kit.members, "train.onnx": kit.members["encoder.onnx"]}
-    with pytest.raises(BundleError, match=r"train\.onnx: inputs"):
-        StepRunner(pack(tmp_path / "b", kit.manifest, swapped))
+    with Learner.open(pack(tmp_path / "b", kit.manifest, swapped), tmp_path / "state") as learner:
+        learner.observe(kit.samples(20))
+        before = learner.theta
+        for ask in (lambda: learner.learn(max_steps=1), learner.warm_up):
+            with pytest.raises(BundleError, match=r"train\.onnx: inputs"):
+                ask()
+        np.testing.assert_array_equal(learner.theta, before)
+        assert learner.observe(kit.samples(1)).shape == (1, kit.manifest.embedding_dim)
 
 
 def model(text):
