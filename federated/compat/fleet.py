@@ -15,11 +15,12 @@ from typing import Any, Generic, TypeVar
 
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.app import Message
+from flwr.app import Message, RecordDict
+from flwr.app.message import make_message
 from flwr.common.serde_utils import error_to_proto, metadata_from_proto, metadata_to_proto
 from flwr.proto import fleet_pb2, heartbeat_pb2, message_pb2, node_pb2, recorddict_pb2
 from flwr.supercore.inflatable import inflatable_object, inflatable_utils
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from edgessl.errors import FederationError
 
@@ -103,7 +104,7 @@ def error_code(body: bytes) -> tuple[int, str]:
     """Flower's number for an error, 0 if it has none, and its words."""
     try:
         found = json.loads(body)
-        code, words = found.get("code", 0), found.get("message") or found.get("detail")
+        code, words = found.get("code", 0), found.get("detail")
         return (code if isinstance(code, int) else 0), str(words)[:500]
     except (ValueError, AttributeError):
         return 0, body[:200].decode(errors="replace")
@@ -211,6 +212,13 @@ def assemble(name: str, objects: Mapping[str, bytes], max_bytes: int) -> Message
     if not isinstance(message, Message) or not message.has_content():
         raise FederationError(f"message {name[:12]} carries no content")
     message.metadata.__dict__["_message_id"] = name
+    return message
+
+
+def stub(announced: Announced) -> Message:
+    """A message without its content, to reply to with an error."""
+    message = make_message(announced.metadata, content=RecordDict())
+    message.metadata.__dict__["_message_id"] = announced.name
     return message
 
 

@@ -268,9 +268,9 @@ def test_federate_simulate_table(run, exported, tmp_path: Path) -> None:
 
 
 @pytest.mark.deploy
-def test_federate_run(run, exported, tmp_path: Path) -> None:
+def test_federate_loopback(run, exported, tmp_path: Path) -> None:
     args = ("--clients", 2, "--rounds", 2, "--local-steps", 1, "--out", tmp_path / "fed", "--json")
-    said = json.loads(run("federate", "run", exported.bundle, "digits:test", *args).stdout)
+    said = json.loads(run("federate", "loopback", exported.bundle, "digits:test", *args).stdout)
     assert [(r["round"], r["clients"]) for r in said["rounds"]] == [(1, 2), (2, 2)]
 
 

@@ -54,7 +54,7 @@ def test_every_command_is_there() -> None:
         "demo",
         "doctor",
     ]
-    assert {("federate", "simulate"), ("federate", "run")} <= set(COMMANDS)
+    assert {("federate", "simulate"), ("federate", "loopback"), ("federate", "join")} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)

@@ -1,0 +1,54 @@
+"""The lean node: a device's side of a federation in one process and under 100 MB.
+
+Names load on first use, and the first of them decides how Flower is loaded: call
+`federated.compat.lean.use_lean_flower()` before, in a process that does nothing else with Flower.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from federated.node.gates import Battery, Command, Gate, Interfaces, TimeWindow
+    from federated.node.identity import Identity
+    from federated.node.letters import Letters
+    from federated.node.link import Link, LinkError, RefusedError, trust
+    from federated.node.node import Node, NodeSettings, message_bytes
+
+_HOME = {
+    "Battery": "gates",
+    "Command": "gates",
+    "Gate": "gates",
+    "Identity": "identity",
+    "Interfaces": "gates",
+    "Letters": "letters",
+    "Link": "link",
+    "LinkError": "link",
+    "Node": "node",
+    "NodeSettings": "node",
+    "RefusedError": "link",
+    "TimeWindow": "gates",
+    "message_bytes": "node",
+    "trust": "link",
+}
+__all__ = [
+    "Battery",
+    "Command",
+    "Gate",
+    "Identity",
+    "Interfaces",
+    "Letters",
+    "Link",
+    "LinkError",
+    "Node",
+    "NodeSettings",
+    "RefusedError",
+    "TimeWindow",
+    "message_bytes",
+    "trust",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'federated.node' has no attribute {name!r}")
+    return getattr(import_module(f"federated.node.{_HOME[name]}"), name)

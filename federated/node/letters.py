@@ -1,0 +1,124 @@
+"""What a node must not lose: the message it works on, the reply it has not delivered, what it answered before.
+
+Three files in a folder beside the learner's state, each written whole or not at all. A device that loses power while it
+learns takes the message up again; one that loses its link delivers the reply when the link is back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+import numpy as np
+
+from edgessl.device.storage import strictjson, tensors
+from edgessl.device.storage.files import write_atomically
+from edgessl.errors import FormatError, StateError
+from federated.compat.fleet import Packed
+
+REMEMBERED = 256  # answered messages
+_MESSAGE, _REPLY, _ANSWERED = "message", "reply", "answered.json"
+
+
+class Letters:
+    """The folder; StateError when the disk refuses. A damaged file is set aside, never fatal: a round is lost."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.problems = folder, list[str]()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._failed(error) from None
+        self._answered = self._load_answered()
+
+    def answered(self, name: str) -> bool:
+        """Whether the message with that name had its reply made here: it came again, or was replayed."""
+        return name in self._answered
+
+    def keep_message(self, name: str, objects: dict[str, bytes], expires: float) -> None:
+        """Keep a message until `keep_reply`."""
+        self._write(_MESSAGE, objects, {"name": name, "expires": repr(expires)})
+
+    def message(self) -> tuple[str, dict[str, bytes], float] | None:
+        """The kept message: its name, its objects, when it expires."""
+        if (found := self._read(_MESSAGE, "name", "expires")) is None:
+            return None
+        objects, metadata = found
+        return metadata["name"], objects, float(metadata["expires"])
+
+    def drop_message(self) -> None:
+        """Forget the kept message."""
+        self._unlink(_MESSAGE)
+
+    def keep_reply(self, reply: Packed, seconds: float) -> None:
+        """Keep a reply until `drop_reply`; the message it answers is done with."""
+        parts = {f"object.{name}": content for name, content in reply.objects.items()}
+        parts |= {"message": reply.message, "tree": reply.tree}
+        numbers = {"run": str(reply.run_id), "expires": repr(reply.expires), "seconds": repr(seconds)}
+        self._write(_REPLY, parts, numbers | {"reply_to": reply.reply_to})
+        self._answered = [*self._answered, reply.reply_to][-REMEMBERED:]
+        self._replace(_ANSWERED, [json.dumps(self._answered).encode()])
+        self.drop_message()
+
+    def reply(self) -> tuple[Packed, float] | None:
+        """The kept reply and the seconds it took to make."""
+        if (found := self._read(_REPLY, "run", "expires", "seconds", "reply_to")) is None:
+            return None
+        parts, metadata = found
+        try:
+            message, tree = parts.pop("message"), parts.pop("tree")
+            run, expires = int(metadata["run"]), float(metadata["expires"])
+            objects = {name.removeprefix("object."): content for name, content in parts.items()}
+            return Packed(run, metadata["reply_to"], expires, message, tree, objects), float(metadata["seconds"])
+        except (KeyError, ValueError) as error:
+            self._set_aside(_REPLY, error)
+            return None
+
+    def drop_reply(self) -> None:
+        """Forget the kept reply: it was delivered, or nobody waits for it."""
+        self._unlink(_REPLY)
+
+    def _load_answered(self) -> list[str]:
+        try:
+            found = strictjson.parse((self.folder / _ANSWERED).read_bytes())
+            return [node.text() for node in strictjson.Node(found, "answered", FormatError).items(REMEMBERED)]
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError, FormatError) as error:
+            self._set_aside(_ANSWERED, error)
+            return []
+
+    def _write(self, name: str, parts: dict[str, bytes], metadata: dict[str, str]) -> None:
+        arrays = {key: np.frombuffer(content, np.uint8) for key, content in parts.items()}
+        self._replace(name, tensors.pieces(arrays, metadata))
+
+    def _replace(self, name: str, parts: list[memoryview] | list[bytes]) -> None:
+        try:
+            write_atomically(self.folder / name, *parts)
+        except OSError as error:
+            raise self._failed(error) from None
+
+    def _read(self, name: str, *keys: str) -> tuple[dict[str, bytes], dict[str, str]] | None:
+        try:
+            arrays, metadata = tensors.loads((self.folder / name).read_bytes())
+            if sorted(metadata) != sorted(keys):
+                raise FormatError(f"expected {sorted(keys)}, found {sorted(metadata)}")
+            return {key: array.tobytes() for key, array in arrays.items()}, metadata
+        except FileNotFoundError:
+            return None
+        except (OSError, FormatError) as error:
+            self._set_aside(name, error)
+            return None
+
+    def _set_aside(self, name: str, error: Exception) -> None:
+        self.problems.append(f"{self.folder / name}: {error}; set aside as {name}.damaged")
+        with contextlib.suppress(OSError):
+            (self.folder / name).replace(self.folder / f"{name}.damaged")
+
+    def _unlink(self, name: str) -> None:
+        with contextlib.suppress(OSError):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def _failed(self, error: OSError) -> StateError:
+        return StateError(f"{self.folder}: {error.strerror or error}; nothing that was kept before is lost")

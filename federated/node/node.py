@@ -1,0 +1,291 @@
+"""The lean node: one process that takes a fleet's messages, learns, and replies; it runs no code but its own."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flwr.app import Error, Message
+
+from edgessl.errors import ConfigError, EdgeSSLError, FederationError
+from federated.compat import CLIENT_RAISED, fleet
+from federated.node.gates import Gate
+from federated.node.letters import Letters
+from federated.node.link import Link, LinkError, RefusedError
+from federated.node.pace import Pace
+
+Answer = Callable[[Message], Message]
+Events = Callable[[dict[str, Any]], None]
+_log = logging.getLogger(__name__)
+_SLACK_BYTES = 1 << 16  # of a message beside its array: names, numbers, headers
+_REASON = 1000  # characters of an error that the server gets
+
+
+@dataclass(frozen=True)
+class NodeSettings:
+    """How a node behaves on the wire.
+
+    Attributes:
+        heartbeat: seconds between signs of life. The SuperLink gives a node up after twice that, and a round then
+            ends without it; longer saves traffic.
+        poll: shortest and longest wait between two looks for a message, seconds. The shortest follows a message.
+        away: longest wait between two attempts to reach a server that is away, seconds.
+        gate: seconds between two looks at a closed gate.
+        max_bytes: of a message, its arrays put together.
+        message_types: what this node answers; anything else is refused.
+    """
+
+    heartbeat: float = 30.0
+    poll: tuple[float, float] = (1.0, 60.0)
+    away: float = 300.0
+    gate: float = 60.0
+    max_bytes: int = 256 << 20
+    message_types: frozenset[str] = frozenset({"train"})
+
+    def __post_init__(self) -> None:
+        if not fleet.SHORTEST_HEARTBEAT <= self.heartbeat <= fleet.LONGEST_HEARTBEAT:
+            raise ConfigError(
+                f"heartbeat: {self.heartbeat:g} s; a SuperLink takes {fleet.SHORTEST_HEARTBEAT:g} to "
+                f"{fleet.LONGEST_HEARTBEAT:g}"
+            )
+        if not 0 < self.poll[0] <= self.poll[1]:
+            raise ConfigError(f"poll: expected a shortest and a longest wait in seconds, found {self.poll}")
+
+
+def message_bytes(parameters: int) -> int:
+    """Bound of a message that carries that many weights: Flower's FedAdam sends them as float64."""
+    return 8 * parameters + _SLACK_BYTES
+
+
+class Node:
+    """Takes messages from `link` and gives them to `answer`, one at a time.
+
+    `answer` makes the reply (see federated.client.train_round); an EdgeSSLError from it becomes an error reply, as any
+    other exception does, whose text stays on the device. `gates` are asked before every exchange. `on_event` is told
+    what happens, as a dictionary with "event".
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        letters: Letters,
+        answer: Answer,
+        settings: NodeSettings | None = None,
+        *,
+        gates: Sequence[Gate] = (),
+        on_event: Events | None = None,
+    ) -> None:
+        self.link, self.letters, self.answer = link, letters, answer
+        self.settings, self.gates = settings or NodeSettings(), tuple(gates)
+        self.tell = on_event or (lambda event: None)
+        self.number: int | None = None  # of this node at the SuperLink, while it is active there
+        self._known = False  # whether the SuperLink has ever taken us
+        self._unknown = threading.Event()  # the SuperLink does not know us any longer
+        self._poll = Pace(*self.settings.poll)
+        self._away = Pace(min(1.0, self.settings.away), self.settings.away)
+
+    def run(self, stop: threading.Event) -> None:
+        """Until `stop` is set. RefusedError when the SuperLink refuses this device's key at the first contact."""
+        beats = threading.Thread(target=self._beat, args=(stop,), name="heartbeat", daemon=True)
+        beats.start()
+        for problem in self.letters.problems:
+            self._event("damaged", reason=problem)
+        while not stop.is_set():
+            stop.wait(self._turn())
+        self._leave()
+        beats.join(self.link.timeout)
+
+    def _turn(self) -> float:
+        """One exchange; returns the seconds until the next."""
+        if reason := next((reason for gate in self.gates if (reason := gate())), None):
+            self._event("gate", reason=reason)
+            self._leave()
+            return self.settings.gate
+        try:
+            wait = self._exchange()
+        except LinkError as error:
+            wait = self._away.wait()
+            self._event("away", reason=str(error), wait=round(wait, 1))
+        except RefusedError as error:
+            if not self._known:
+                raise
+            wait, self.number = self._away.wait(), None
+            self._event("refused", reason=str(error), wait=round(wait, 1))
+        else:
+            self._away.restart()
+        return wait
+
+    def _exchange(self) -> float:
+        if self._unknown.is_set():
+            self.number = None
+            self._unknown.clear()
+        if self.number is None:
+            self._join()
+        self._deliver()
+        if message := self._kept() or self._receive():
+            self._answer(message)
+        elif self.letters.reply() is None:
+            return self._poll.wait()
+        self._deliver()
+        self._poll.restart()
+        return self._poll.wait()
+
+    def _join(self) -> None:
+        identity = self.link.identity
+        if self.link.tls is None:  # such a SuperLink knows no keys beforehand
+            try:
+                self.link.call(fleet.register(identity.public_key))
+            except RefusedError as error:
+                if error.code != fleet.KEY_IN_USE:
+                    raise
+        self.number = self.link.call(fleet.activate(identity.public_key, self.settings.heartbeat))
+        self._known = True
+        self._poll.restart()
+        self._event("joined", node=self.number, server=self.link.server)
+
+    def _leave(self) -> None:
+        if self.number is None:
+            return
+        number, self.number = self.number, None
+        try:
+            self.link.call(fleet.deactivate(number))
+        except FederationError as error:
+            _log.info("left without a goodbye: %s", error)
+        self.link.close()
+        self._event("left")
+
+    def _receive(self) -> Message | None:
+        """Fetch a message and keep it; None when there is none that can be answered."""
+        assert self.number is not None
+        announced = self.link.call(fleet.pull(self.number))
+        if announced is None:
+            return None
+        try:
+            if self.letters.answered(announced.name):
+                self._event("dropped", message=announced.name, reason="answered before")
+                message = None
+            else:
+                message = self._fetch(announced)
+            self.link.call(fleet.confirm(self.number, announced.run_id, announced.name))
+        except RefusedError as error:
+            if error.code != fleet.RUN_IS_OVER:
+                raise
+            self._event("dropped", message=announced.name, reason=str(error))
+            self.letters.drop_message()
+            return None
+        return message
+
+    def _fetch(self, announced: fleet.Announced) -> Message | None:
+        """The message, kept; where it is not what it should be, an error reply is kept instead."""
+        objects, size, wait = dict[str, bytes](), 0, Pace(0.2, 5.0)
+        try:
+            for name in announced.objects:
+                while (content := self._pull_object(announced, name)) is None:
+                    if time.time() > announced.expires:
+                        raise FederationError(f"object {name[:12]} did not come before the message expired")
+                    time.sleep(wait.wait())
+                objects[name], size = content, size + len(content)
+                if size > self.settings.max_bytes:
+                    raise FederationError(
+                        f"a message of more than {self.settings.max_bytes} bytes is not accepted here"
+                    )
+            message = fleet.assemble(announced.name, objects, self.settings.max_bytes)
+        except (LinkError, RefusedError):
+            raise
+        except FederationError as error:
+            reply = Message(Error(CLIENT_RAISED, f"{error}"[:_REASON]), reply_to=fleet.stub(announced))
+            self._keep(reply, 0.0)
+            return None
+        self.letters.keep_message(announced.name, objects, announced.expires)
+        return message
+
+    def _pull_object(self, announced: fleet.Announced, name: str) -> bytes | None:
+        assert self.number is not None
+        call = fleet.pull_object(self.number, announced.run_id, name)
+        return self.link.call(call, self.settings.max_bytes + _SLACK_BYTES)
+
+    def _kept(self) -> Message | None:
+        """The message that was being answered when this device last stopped."""
+        if (kept := self.letters.message()) is None:
+            return None
+        name, objects, expires = kept
+        try:
+            if self.letters.answered(name):
+                raise FederationError("answered before")
+            if time.time() > expires:
+                raise FederationError("nobody waits for its reply any longer")
+            return fleet.assemble(name, objects, self.settings.max_bytes)
+        except FederationError as error:
+            self._event("dropped", message=name, reason=str(error))
+            self.letters.drop_message()
+            return None
+
+    def _answer(self, message: Message) -> None:
+        """Make the reply and keep it."""
+        began = time.monotonic()
+        reply = self._reply(message)
+        self._keep(reply, time.monotonic() - began)
+
+    def _keep(self, reply: Message, seconds: float) -> None:
+        self.letters.keep_reply(fleet.pack_reply(reply), seconds)
+        outcome = {"error": reply.error.reason} if reply.has_error() else {}
+        self._event("answered", message=reply.metadata.reply_to_message_id, seconds=round(seconds, 3), **outcome)
+
+    def _reply(self, message: Message) -> Message:
+        try:
+            if message.metadata.message_type not in self.settings.message_types:
+                allowed = ", ".join(sorted(self.settings.message_types))
+                raise FederationError(f"{message.metadata.message_type!r} messages are not answered here: {allowed}")
+            if message.metadata.dst_node_id != self.number:
+                raise FederationError(f"a message for node {message.metadata.dst_node_id}, this is {self.number}")
+            return self.answer(message)
+        except EdgeSSLError as error:
+            reason = f"{type(error).__name__}: {error}"
+        except Exception as error:
+            _log.exception("message %s could not be answered", message.metadata.message_id[:12])
+            reason = f"{type(error).__name__} on the device; its log says more"
+        return Message(Error(CLIENT_RAISED, reason[:_REASON]), reply_to=message)
+
+    def _deliver(self) -> None:
+        """Push the kept reply, if there is one; LinkError leaves it for the next time."""
+        if (kept := self.letters.reply()) is None:
+            return
+        assert self.number is not None
+        reply, seconds = kept
+        try:
+            if time.time() > reply.expires:
+                raise RefusedError("it came too late: nobody waits for it any longer", 0, 0)
+            wanted, session = self.link.call(fleet.push(self.number, reply, seconds))
+            for name in [name for name in reply.objects if name in wanted]:
+                call = fleet.push_object(self.number, reply.run_id, session, name, reply.objects[name])
+                if not self.link.call(call):
+                    raise LinkError(f"object {name[:12]} was not taken: the session is over")
+        except RefusedError as error:
+            if error.status in (401, 403):  # not the reply's fault
+                raise
+            self._event("undelivered", message=reply.reply_to, reason=str(error))
+        else:
+            self._event("delivered", message=reply.reply_to, bytes=sum(map(len, reply.objects.values())))
+        self.letters.drop_reply()
+
+    def _beat(self, stop: threading.Event) -> None:
+        """Signs of life on a connection of their own: learning and long transfers must not silence them."""
+        link = Link(self.link.server, self.link.identity, self.link.tls, self.link.timeout)
+        while not stop.wait(0.8 * self.settings.heartbeat):
+            number = self.number
+            if number is None:
+                continue
+            try:
+                if not link.call(fleet.beat(number, self.settings.heartbeat)):
+                    self._unknown.set()
+            except FederationError as error:
+                _log.info("heartbeat: %s", error)
+        link.close()
+
+    def _event(self, event: str, **about: Any) -> None:
+        _log.info("%s %s", event, about)
+        self.tell({"event": event, **about})
