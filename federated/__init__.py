@@ -9,18 +9,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from federated.client import Learners, catch_up, make_client_app, train_round
     from federated.deploy import run_loopback
-    from federated.fedavg import StreamingFedAvg
     from federated.local import LocalGrid, federate_in_process, run_local
     from federated.message import Update, pack, unpack
     from federated.result import FederationResult
     from federated.server import make_server_app
+    from federated.settings import RoundSettings
+    from federated.strategies import StreamingFedAvg, build_strategy
 
 _HOME = {
     "FederationResult": "result",
     "Learners": "client",
     "LocalGrid": "local",
-    "StreamingFedAvg": "fedavg",
+    "RoundSettings": "settings",
+    "StreamingFedAvg": "strategies",
     "Update": "message",
+    "build_strategy": "strategies",
     "catch_up": "client",
     "federate_in_process": "local",
     "make_client_app": "client",
@@ -35,8 +38,10 @@ __all__ = [
     "FederationResult",
     "Learners",
     "LocalGrid",
+    "RoundSettings",
     "StreamingFedAvg",
     "Update",
+    "build_strategy",
     "catch_up",
     "federate_in_process",
     "make_client_app",

@@ -17,7 +17,9 @@ from flwr.app import Context, Message
 
 from edgessl.device import Learner
 from edgessl.errors import FederationError
+from federated.lineage import check_layout
 from federated.message import EXAMPLES, pack, unpack
+from federated.rules import Memory, parse_rule
 
 if TYPE_CHECKING:
     from flwr.clientapp import ClientApp
@@ -46,23 +48,32 @@ def make_client_app(open_learner: OpenLearner, *, local_steps: int = 16) -> Clie
 
 
 def train_round(message: Message, learner: Learner, local_steps: int) -> Message:
-    """Adopt the weights, take `local_steps` steps on the learner's memory, save, reply.
+    """Adopt the weights by the rule the message names, take `local_steps` steps on the learner's memory, save, reply.
 
     The reply's weight, "num-examples", is how many samples the device has ever observed: its memory is a fair
-    sample of all of them, so that is what its gradient speaks for. Raises FederationError when nothing was
-    learned (too few samples, or the guard rolled back): such weights must not enter the mean. InputError and
-    StateError come from the learner. Flower turns all of them into error replies.
+    sample of all of them, so that is what its gradient speaks for. Raises FederationError for a message of another
+    model or layout, with an unknown rule, or older than one already answered, and when nothing was learned (too few
+    samples, or the guard rolled back): such weights must not enter the mean. InputError and StateError come from the
+    learner. Flower turns all of them into error replies.
     """
-    digest, size = learner.bundle.digest, learner.bundle.manifest.theta_size
-    update = unpack(message.content, bundle_digest=digest, size=size)
-    learner.adopt(update.theta)
+    manifest, digest = learner.bundle.manifest, learner.bundle.digest
+    update = unpack(message.content, bundle_digest=digest, size=manifest.theta_size)
+    check_layout(update.config, manifest.parameters)
+    rule, memory = parse_rule(update.config), Memory.load(learner.directory)
+    memory.meet(update.config, update.round)
+    rule.adopt(learner, update.theta, update.round, memory)
+    before = learner.theta
     report = learner.learn(max_steps=local_steps)
     if report.steps == 0 or report.rolled_back_to is not None:
         raise FederationError(f"nothing to contribute: {report.steps} steps kept; {report.stopped}")
+    theta = rule.reply(learner)
+    rule.learned(before, learner.theta, memory, manifest.parameters)
+    memory.round = update.round
     learner.save()  # before the reply: what the fleet counts on must survive a power cut here
+    memory.save(learner.directory)  # last: a device cut off in between has missed a round, which rules allow for
     numbers = {name.replace("_", "-"): value for name, value in report.metrics.items()}
     numbers |= {EXAMPLES: learner.metrics()["observed"], "steps": report.steps, "rejected": report.rejected}
-    content = pack(learner.theta, bundle_digest=digest, round_number=update.round, metrics=numbers)
+    content = pack(theta, bundle_digest=digest, round_number=update.round, metrics=numbers)
     return Message(content, reply_to=message)
 
 

@@ -17,6 +17,7 @@ from edgessl.device import Bundle, Learner
 from edgessl.errors import FederationError
 from federated.client import Learners, catch_up, train_round
 from federated.server import make_server_app
+from federated.settings import RoundSettings
 
 
 def client_app() -> ClientApp:
@@ -52,11 +53,14 @@ def server_app() -> ServerApp:
         run = make_server_app(
             bundle.state()["theta"],
             bundle.digest,
-            rounds=_setting(config, "rounds", int),
-            fraction_train=float(_setting(config, "fraction-train", float)),
-            min_nodes=_setting(config, "min-nodes", int),
-            seed=_setting(config, "seed", int),
-            round_timeout=float(_setting(config, "round-timeout", float)),
+            RoundSettings(
+                rounds=_setting(config, "rounds", int),
+                fraction_train=float(_setting(config, "fraction-train", float)),
+                min_nodes=_setting(config, "min-nodes", int),
+                round_timeout=float(_setting(config, "round-timeout", float)),
+                seed=_setting(config, "seed", int),
+            ),
+            layout=bundle.manifest.parameters,
             save_to=Path(_setting(config, "save-to", str)),
         )
         run(grid, context)

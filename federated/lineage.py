@@ -13,22 +13,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from edgessl.device.bundle.specs import ParameterEntry
 from edgessl.device.storage import strictjson
 from edgessl.device.storage.files import sync_directory, write_all
 from edgessl.errors import FederationError
+from federated.message import VERSION
 
 # keys of a train message's config, beside those of `message`
-VERSION, LAYOUT, FEDERATION, BRANCH = "version", "layout-hash", "federation", "branch"
+LAYOUT, FEDERATION, BRANCH = "layout-hash", "federation", "branch"
 _CHAIN = "previous"
-
-
-def version_of(theta: npt.NDArray[np.float32]) -> str:
-    """The version of weights (P,): SHA-256 of their little-endian float32 bytes, in hexadecimal."""
-    return hashlib.sha256(np.ascontiguousarray(theta, "<f4").tobytes()).hexdigest()
 
 
 def layout_hash(entries: Iterable[ParameterEntry]) -> str:
@@ -45,7 +38,7 @@ class Version:
         federation: the run it belongs to, however often that was interrupted and resumed.
         number: of the round that made it; 0 for the first weights. No number is given twice.
         branch: how many times the fleet was rolled back before.
-        hash: `version_of` its weights.
+        hash: `message.version_of` its weights.
         parent: the hash of those that it was made from; "" for the first.
         layout: `layout_hash` of its parameters; "" where no layout was given.
     """

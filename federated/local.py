@@ -18,6 +18,7 @@ from federated import compat
 from federated.client import Learners, catch_up, make_client_app
 from federated.result import FederationResult
 from federated.server import OnRound, make_server_app
+from federated.settings import RoundSettings
 
 FIRST_NODE = 100  # node ids are FIRST_NODE + partition, so that no test mistakes one for the other
 
@@ -183,7 +184,9 @@ def federate_in_process(
         if on_round is not None:
             on_round(record, now)
 
-    server = make_server_app(theta, bundle.digest, rounds=rounds, min_nodes=len(streams), seed=seed, on_round=remember)
+    settings = RoundSettings(rounds, min_nodes=len(streams), seed=seed)
+    layout = bundle.manifest.parameters
+    server = make_server_app(theta, bundle.digest, settings, layout=layout, on_round=remember)
     with ExitStack() as stack:
         stack.enter_context(compat.quiet())
         learners = stack.enter_context(Learners(open_learner))

@@ -27,14 +27,11 @@ class FederationResult:
     seconds: float
 
     def save(self, path: Path, bundle_digest: str) -> None:
-        """Write a tensor file with "theta", the bundle's digest and the rounds; atomic and synced."""
-        metadata = {
-            "bundle": bundle_digest,
-            "rounds": json.dumps(self.rounds),
-            "seconds": repr(self.seconds),
-        }
+        """Write a tensor file with "theta", the bundle's digest and the rounds (as JSON); atomic and synced."""
+        metadata = {"bundle": bundle_digest, "seconds": repr(self.seconds)}
+        rounds = np.frombuffer(json.dumps(self.rounds).encode(), np.uint8)  # a header of 1 MiB would not hold them all
         try:
-            write_atomically(path, tensors.dumps({"theta": self.theta}, metadata))
+            write_atomically(path, tensors.dumps({"theta": self.theta, "rounds": rounds}, metadata))
         except OSError as error:
             raise FederationError(f"{path}: cannot be written: {error.strerror or error}") from None
 
@@ -43,7 +40,7 @@ class FederationResult:
         """Read what `save` wrote; FederationError when it is damaged or another bundle's."""
         try:
             arrays, metadata = tensors.loads(path.read_bytes())
-            found, rounds = metadata["bundle"], json.loads(metadata["rounds"])
+            found, rounds = metadata["bundle"], json.loads(arrays["rounds"].tobytes())
             result = cls(arrays["theta"], rounds, float(metadata["seconds"]))
         except OSError as error:
             raise FederationError(f"{path}: cannot be read: {error.strerror or error}") from None

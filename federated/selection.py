@@ -1,7 +1,7 @@
 """Which nodes a round asks: a seeded sample of those that may be asked."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,11 +10,11 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from edgessl.errors import FederationError
+from federated.exchange import POLL_SECONDS, Exchange
 from federated.settings import RoundSettings
 
 Eligible = Callable[[int, int], bool]
 """(node id, round) -> whether that node may be asked then: the operator's word."""
-POLL_SECONDS = 0.5
 
 
 class Selection:
@@ -29,21 +29,24 @@ class Selection:
         self._settings, self._eligible = settings, eligible
         self._failed: dict[int, int] = {}  # node -> the last round in which it failed
 
-    def choose(
-        self, grid: Grid, number: int, busy: Iterable[int], now: Callable[[], float], wait: Callable[[float], None]
-    ) -> tuple[list[int], int]:
+    def choose(self, exchange: Exchange, number: int) -> tuple[list[int], int]:
         """The nodes to ask in round `number`, sorted, and how many good replies end it.
 
         FederationError when within `node_timeout` seconds too few nodes are eligible.
         """
         wanted = self._settings
-        nodes = self._wait_for(grid, number, set(busy), now, wait)
+        nodes = self.wait_for(exchange, number)
         needed = max(round(wanted.fraction_train * len(nodes)), wanted.min_nodes)
         asked = min(math.ceil(round(wanted.over_selection * needed, 9)), len(nodes))
         rng = np.random.default_rng((wanted.seed, number))
         order = [nodes[i] for i in rng.permutation(len(nodes))]
         order.sort(key=lambda node: self._cooling(node, number))  # stable: the drawn order stays within both kinds
         return sorted(order[:asked]), min(needed, asked)
+
+    def eligible(self, exchange: Exchange, number: int) -> list[int]:
+        """The nodes that may be asked now, sorted."""
+        busy, may = exchange.busy, self._eligible
+        return [n for n in sorted(exchange.grid.get_node_ids()) if n not in busy and (may is None or may(n, number))]
 
     def note(self, number: int, failed: Iterable[int]) -> None:
         """These nodes failed in round `number`."""
@@ -53,29 +56,27 @@ class Selection:
         """What a checkpoint keeps: who failed last when. The draws need nothing but the seed and the round."""
         return {"failed": {str(node): number for node, number in self._failed.items()}}
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: Mapping[str, Any]) -> None:
         """Take over what `state` gave."""
         self._failed = {int(node): int(number) for node, number in state["failed"].items()}
 
     def _cooling(self, node: int, number: int) -> bool:
         return number - self._failed.get(node, -math.inf) <= self._settings.cool_down
 
-    def _wait_for(
-        self, grid: Grid, number: int, busy: set[int], now: Callable[[], float], wait: Callable[[float], None]
-    ) -> list[int]:
-        wanted, may = self._settings, self._eligible
-        deadline = now() + wanted.node_timeout
-        while True:
-            connected = sorted(grid.get_node_ids())
-            nodes = [n for n in connected if n not in busy and (may is None or may(n, number))]
-            if len(nodes) >= wanted.min_nodes:
-                return nodes
-            if now() >= deadline:
+    def wait_for(self, exchange: Exchange, number: int) -> list[int]:
+        """`eligible`, once they are `min_nodes`; FederationError when that takes more than `node_timeout` seconds."""
+        wanted = self._settings
+        deadline = exchange.now() + wanted.node_timeout
+        while len(nodes := self.eligible(exchange, number)) < wanted.min_nodes:
+            if exchange.now() >= deadline:
+                connected, busy = list(exchange.grid.get_node_ids()), exchange.busy
                 raise FederationError(
                     f"{len(nodes)} of {wanted.min_nodes} nodes eligible within {wanted.node_timeout:g} s "
-                    f"({len(connected)} connected, {len(busy)} of them busy); start more nodes or lower min_nodes"
+                    f"({len(connected)} connected, {len(busy)} busy); start more nodes or lower min_nodes"
                 )
-            wait(POLL_SECONDS)
+            exchange.wait(POLL_SECONDS)
+            exchange.drain()
+        return nodes
 
 
 class Chosen(Grid):

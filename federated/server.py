@@ -1,158 +1,219 @@
-"""The server of a federation: rounds that go on without the replies that cannot be used."""
+"""The server of a federation: rounds that go on without the replies that cannot be used, and after a restart."""
 
+import copy
+import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Strategy
 
+from edgessl.device.bundle.specs import ParameterEntry
 from edgessl.errors import FederationError
-from federated.compat import wire_bytes
-from federated.fedavg import StreamingFedAvg
-from federated.message import DIGEST, EXAMPLES, ROUND, THETA, flat_array, unpack
+from federated.asynchronous import Buffered
+from federated.checkpoint import Head, ServerStore, unspent
+from federated.exchange import Exchange, Tally, dense
+from federated.lineage import Version, layout_hash
+from federated.message import ARRAYS, CONFIG, DIGEST, ROUND, THETA, Float, flat_array, version_of
 from federated.result import FederationResult
+from federated.selection import Chosen, Eligible, Selection
+from federated.settings import RoundSettings
+from federated.strategies import FedBuff, Stateful, Streaming, StreamingFedAvg
 
-POLL_SECONDS = 0.5
-PULL = 8  # replies in memory at once
+REFUSALS = 3  # versions refused one after the other, after which a run ends
 
-Float = npt.NDArray[np.float32]
 OnRound = Callable[[dict[str, Any], Float], None]
+Review = Callable[[dict[str, Any], Float], str]
+"""(record, theta) of a new version -> why it must not become the fleet's; "" if it may."""
 
 
 def make_server_app(
     initial_theta: Float,
     bundle_digest: str,
+    settings: RoundSettings,
     *,
-    rounds: int,
-    fraction_train: float = 1.0,
-    min_nodes: int = 2,
-    min_replies: int = 1,
-    seed: int = 0,
-    round_timeout: float = 600.0,
-    strategy: Strategy | None = None,
+    layout: Sequence[ParameterEntry] = (),
+    strategy: Strategy | FedBuff | None = None,
+    client_config: Mapping[str, str | int | float] | None = None,
+    eligible: Eligible | None = None,
+    review: Review | None = None,
     on_round: OnRound | None = None,
     save_to: Path | None = None,
+    state_dir: Path | None = None,
 ) -> ServerApp:
     """A ServerApp that starts from `initial_theta` float32 (P,), the weights of the bundle with that digest.
 
-    Each round goes to a seeded sample of the nodes. A reply that is an error, that does not come within
-    `round_timeout` seconds or that `message.unpack` refuses (NaN, wrong size, another bundle ...) is left out,
-    its reason recorded, and the round goes on; with fewer than `min_replies` good ones the run ends with a
-    FederationError that lists the reasons. After every round the weights are written to `save_to` (see
-    FederationResult.save) and `on_round` is called with the round's record and theta.
+    A reply that is an error, that does not come in time or that `message.unpack` refuses (NaN, wrong size, another
+    bundle, an earlier round ...) is left out, its reason recorded, and the round goes on; with fewer than
+    `settings.min_replies` good ones the run ends with a FederationError that lists the reasons. After every round the
+    weights are written to `save_to` (see FederationResult.save) and `on_round` is called with the round's record and
+    theta.
 
-    `strategy`: any Flower strategy instead of StreamingFedAvg, which `fraction_train`, `min_nodes` and `seed`
-    describe; Flower's own hold all the replies of a round in memory.
+    layout: the bundle's manifest.parameters; devices then refuse weights of another one.
+    strategy: any Flower strategy instead of StreamingFedAvg, or FedBuff; Flower's own hold all the replies of a round
+        in memory. One that is `Stateful` is part of the checkpoint.
+    client_config: goes to the devices with every message: the rule they follow (`federated.rules`), the codec.
+    eligible: see `selection.Eligible`.
+    review: looks at every new version before it becomes the fleet's. One that is refused is in the log and nowhere
+        else: the fleet goes on from its parent, as after `checkpoint.ServerStore.roll_back`; three in a row end a run.
+    state_dir: where the round log and every version are kept (see `checkpoint`). A run that was interrupted goes on
+        from there: with devices that answer alike, to the same weights bit for bit.
     """
-    if rounds < 1:
-        raise FederationError(f"rounds must be at least 1, found {rounds}")
-    chosen = strategy or StreamingFedAvg(fraction_train=fraction_train, min_nodes=min_nodes, seed=seed)
-    size = len(initial_theta)
-    flat_array(Array(initial_theta), size)
+    flat_array(Array(initial_theta), len(initial_theta))
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        theta, history, began = initial_theta, list[dict[str, Any]](), time.monotonic()
-        for number in range(1, rounds + 1):
-            current = _Round(grid, number, bundle_digest, size, round_timeout)
-            theta, record = current.run(chosen, theta, min_replies)
-            history.append(record)
-            if save_to is not None:
-                FederationResult(theta, history, time.monotonic() - began).save(save_to, bundle_digest)
-            if on_round is not None:
-                on_round(record, theta)
+        exchange = Exchange(grid, bundle_digest, len(initial_theta), settings.round_timeout)
+        run = _Run(exchange, settings, strategy or StreamingFedAvg(), Selection(settings, eligible))
+        run.fixed = {**(client_config or {}), DIGEST: bundle_digest}
+        first = Version(
+            secrets.token_hex(8), 0, 0, version_of(initial_theta), "", layout_hash(layout) if layout else ""
+        )
+        store = ServerStore(state_dir, bundle_digest) if state_dir is not None else None
+        history = run.start(store, Head(first, initial_theta))
+        try:
+            while run.head.last < settings.rounds:
+                record = run.round(review)
+                history.append(record)
+                if save_to is not None:
+                    FederationResult(run.head.theta, history, run.head.seconds).save(save_to, bundle_digest)
+                if on_round is not None:
+                    on_round(record, run.head.theta)
+        except FederationError as error:
+            if store is not None:
+                store.log.append("failed", number=run.head.last + 1, reason=str(error))
+            raise
 
     return app
 
 
-class _Round:
-    """One round: who was asked, who replied, what was refused and why."""
+class _Run:
+    """A run between two of its rounds."""
 
-    def __init__(self, grid: Grid, number: int, digest: str, size: int, timeout: float) -> None:
-        self.grid, self.number, self.digest, self.size, self.timeout = grid, number, digest, size, timeout
-        self.clients = self.examples = self.bytes_down = self.bytes_up = 0
-        self.failures: dict[str, str] = {}
+    fixed: dict[str, str | int | float]
 
-    def run(self, strategy: Strategy, theta: Float, min_replies: int) -> tuple[Float, dict[str, Any]]:
-        began = time.monotonic()
-        config = ConfigRecord({DIGEST: self.digest, ROUND: self.number})
-        arrays = ArrayRecord({THETA: Array(theta)})
-        messages = list(strategy.configure_train(self.number, arrays, config, self.grid))
-        aggregate, metrics = strategy.aggregate_train(self.number, self._accepted(messages))
-        if self.clients < min_replies or aggregate is None:
-            reasons = "; ".join(f"node {node}: {why}" for node, why in self.failures.items())
+    def __init__(
+        self, exchange: Exchange, settings: RoundSettings, strategy: Strategy | FedBuff, selection: Selection
+    ) -> None:
+        self._exchange, self._settings, self._strategy, self._selection = exchange, settings, strategy, selection
+        self._buffered = Buffered(strategy, settings, selection, exchange) if isinstance(strategy, FedBuff) else None
+        self._stateful = {"strategy": strategy} if isinstance(strategy, Stateful) else {}
+        self._store: ServerStore | None = None
+        self._refused = 0
+
+    def start(self, store: ServerStore | None, first: Head) -> list[dict[str, Any]]:
+        """Take up what the store holds, or begin with `first`; returns the records of earlier rounds."""
+        self._store, self._began = store, time.monotonic()
+        self.head = first
+        if store is None:
+            return []
+        if (saved := store.load()) is None:
+            store.log.append("start", **first.version.config(), seed=self._settings.seed)
+            self._write(first)
+            return []
+        if saved.version.layout != first.version.layout or saved.theta.shape != first.theta.shape:
+            raise FederationError(f"{store.directory}: weights of another layout; give another state directory")
+        for name, part in self._stateful.items():
+            part.load_state(saved.states.get(name, {}))
+        self._selection.load_state(saved.states["selection"])
+        history = store.rounds(saved)
+        version = saved.version
+        store.log.append("resume", number=saved.last, version=version.hash, dropped=len(store.log.events) - saved.lines)
+        self._write(saved)
+        return history
+
+    def round(self, review: Review | None) -> dict[str, Any]:
+        """One round; its record. FederationError without enough good replies."""
+        number, began, version = self.head.last + 1, self._exchange.now(), self.head.version
+        before = {name: copy.deepcopy(dict(part.state())) for name, part in self._stateful.items()} if review else {}
+        asked = [0, 0]
+        if self._buffered is not None:
+            theta, metrics = self._buffered.advance(number, self.head.theta, version.hash, self._message(number))
+        else:
+            theta, metrics = self._synchronous(number, asked)
+        tally = self._exchange.finish()
+        self._selection.note(number, (int(node) for node in tally.failures if node.isdigit()))
+        if theta is None or tally.clients < self._settings.min_replies:
+            reasons = "; ".join(f"node {node}: {why}" for node, why in tally.failures.items())
             raise FederationError(
-                f"round {self.number}: {self.clients} of {len(messages)} replies can be used, {min_replies} "
-                f"are needed ({reasons}); the weights of round {self.number - 1} stand"
+                f"round {number}: {tally.clients} of {asked[0] or len(tally.failures)} replies can be used, "
+                f"{self._settings.min_replies} are needed ({reasons}); the weights of round {version.number} stand"
             )
+        if not np.isfinite(theta).all():
+            raise FederationError(f"round {number}: the strategy made NaN or infinite weights of finite ones")
+        new = replace(version, number=number, hash=version_of(theta), parent=version.hash)
         record = {
-            **(metrics or {}),  # first: no client's metric may pass for what the server counted
-            "round": self.number,
-            "clients": self.clients,
-            "failures": self.failures,
-            "examples": self.examples,
-            "bytes_down": self.bytes_down,
-            "bytes_up": self.bytes_up,
-            "seconds": time.monotonic() - began,
+            **metrics,  # first: no client's metric may pass for what the server counted
+            **_counts(number, tally),
+            "asked": asked[0],
+            "goal": asked[1],
+            "version": new.hash,
+            "parent": new.parent,
+            "branch": new.branch,
+            "seconds": self._exchange.now() - began,
         }
-        return flat_array(aggregate[THETA], self.size), record
+        refusal = review(record, theta) if review else ""
+        self._refused = self._refused + 1 if refusal else 0
+        if refusal:
+            record["refused"] = refusal
+            new, theta = replace(version, branch=version.branch + 1), self.head.theta
+            for name, part in self._stateful.items():
+                part.load_state(unspent(before[name], part.state()))
+        if self._store is not None:
+            self._store.log.append("refused" if refusal else "round", **record)
+        self._write(replace(self.head, version=new, theta=theta, last=number))
+        if self._refused == REFUSALS:
+            raise FederationError(f"round {number}: {REFUSALS} versions refused one after the other, last: {refusal}")
+        return record
 
-    def _accepted(self, messages: list[Message]) -> Iterator[Message]:
-        """Good replies as they come; everything else goes into `failures`."""
-        for node, reply in self._replies(self._push(messages)):
-            if reply.has_error():
-                self.failures[node] = f"error {reply.error.code}: {reply.error.reason}"
-                continue
-            self.bytes_up += wire_bytes(reply.content)
-            try:
-                update = unpack(
-                    reply.content,
-                    bundle_digest=self.digest,
-                    size=self.size,
-                    round_number=self.number,
-                    reply=True,
-                )
-            except FederationError as error:
-                self.failures[node] = f"refused: {error}"
-                continue
-            self.clients += 1
-            self.examples += int(update.metrics[EXAMPLES])
-            yield reply
+    def _synchronous(self, number: int, asked: list[int]) -> tuple[Float | None, dict[str, Any]]:
+        """Ask, collect, aggregate; `asked` becomes how many were asked and how many good replies end the round."""
+        strategy, version, theta = self._strategy, self.head.version, self.head.theta
+        assert isinstance(strategy, Strategy)
+        nodes, goal = self._selection.choose(self._exchange, number)
+        arrays = ArrayRecord({THETA: Array(theta)})
+        chosen = Chosen(self._exchange.grid, nodes)
+        messages = list(strategy.configure_train(number, arrays, self._config(number), chosen))
+        asked[:] = len(messages), goal
+        self._exchange.push(messages, number)
+        pairs = self._exchange.collect(number, goal, {version.hash: theta})
+        if isinstance(strategy, Streaming):
+            return strategy.aggregate(number, theta, (update for _, update in pairs))
+        aggregate, metrics = strategy.aggregate_train(number, dense(pairs))
+        return None if aggregate is None else flat_array(aggregate[THETA], len(theta)), dict(metrics or {})
 
-    def _push(self, messages: list[Message]) -> dict[str, str]:
-        """Send; returns the node by the message's id."""
-        sent: dict[str, str] = {}
-        names = list(self.grid.push_messages(messages))
-        if len(names) != len(messages):  # how Flower says "payload too large"
-            raise FederationError(
-                f"round {self.number}: the SuperLink took {len(names)} of {len(messages)} messages; "
-                "ask fewer nodes at once (fraction_train) or raise its payload limit"
-            )
-        for message, name in zip(messages, names, strict=True):
-            node = str(message.metadata.dst_node_id)
-            if name:
-                self.bytes_down += wire_bytes(message.content)
-                sent[name] = node
-            else:
-                self.failures[node] = "the message could not be sent"
-        return sent
+    def _config(self, number: int) -> ConfigRecord:
+        return ConfigRecord({**self.fixed, **self.head.version.config(), ROUND: number})
 
-    def _replies(self, pending: dict[str, str]) -> Iterator[tuple[str, Message]]:
-        """Nodes and replies as they come; send_and_receive would hold all replies and poll every 3 s."""
-        deadline = time.monotonic() + self.timeout
-        while pending:
-            names = list(pending)
-            for i in range(0, len(names), PULL):
-                for reply in self.grid.pull_messages(names[i : i + PULL]):
-                    yield pending.pop(reply.metadata.reply_to_message_id), reply
-            if pending and time.monotonic() > deadline:
-                self.failures |= dict.fromkeys(pending.values(), f"no reply within {self.timeout:g} s")
-                return
-            if pending:
-                time.sleep(POLL_SECONDS)
+    def _message(self, number: int) -> Callable[[int], Message]:
+        content = RecordDict({ARRAYS: ArrayRecord({THETA: Array(self.head.theta)}), CONFIG: self._config(number)})
+        return lambda node: Message(content, node, MessageType.TRAIN)
+
+    def _write(self, head: Head) -> None:
+        """`head` is what the run goes on from, on disk too."""
+        states: dict[str, Mapping[str, Any]] = {name: part.state() for name, part in self._stateful.items()}
+        states["selection"] = self._selection.state()
+        now = time.monotonic()
+        lines = len(self._store.log.events) if self._store is not None else 0
+        self.head = replace(head, states=states, seconds=head.seconds + now - self._began, lines=lines)
+        self._began = now
+        if self._store is not None:
+            self._store.write(self.head)
+
+
+def _counts(number: int, tally: Tally) -> dict[str, Any]:
+    return {
+        "round": number,
+        "clients": tally.clients,
+        "failures": tally.failures,
+        "late": tally.late,
+        "examples": tally.examples,
+        "bytes_down": tally.bytes_down,
+        "bytes_up": tally.bytes_up,
+    }

@@ -7,7 +7,16 @@ from flwr.app import Context, RecordDict
 from edgessl.device import Learner
 from edgessl.device.storage.state import decode
 from edgessl.errors import FederationError
-from federated import Learners, catch_up, compat, federate_in_process, make_client_app, make_server_app, run_local
+from federated import (
+    Learners,
+    RoundSettings,
+    catch_up,
+    compat,
+    federate_in_process,
+    make_client_app,
+    make_server_app,
+    run_local,
+)
 
 ROUNDS, STEPS, MEMORY = 3, 12, 16_384  # 256 samples of 64 bytes
 
@@ -88,8 +97,11 @@ def parts(bundle, streams, tmp_path):
 
     def server(**options):
         records = []
-        options = {"rounds": 2, "on_round": lambda record, theta: records.append(record)} | options
-        return make_server_app(bundle.state()["theta"], bundle.digest, **options), records
+        settings = RoundSettings(**{"rounds": 2} | options)
+        app = make_server_app(
+            bundle.state()["theta"], bundle.digest, settings, on_round=lambda record, theta: records.append(record)
+        )
+        return app, records
 
     with Learners(open_learner) as learners:
         yield server, make_client_app(learners, local_steps=STEPS)
@@ -144,8 +156,9 @@ def test_a_client_whose_guard_rolled_back_does_not_enter_the_mean(bundle, stream
         return learner
 
     records = []
+    settings = RoundSettings(rounds=1)
     server = make_server_app(
-        bundle.state()["theta"], bundle.digest, rounds=1, on_round=lambda record, theta: records.append(record)
+        bundle.state()["theta"], bundle.digest, settings, on_round=lambda record, theta: records.append(record)
     )
     with Learners(open_learner) as learners:
         run_local(server, make_client_app(learners, local_steps=STEPS), 2)
@@ -156,7 +169,7 @@ def test_a_client_whose_guard_rolled_back_does_not_enter_the_mean(bundle, stream
 
 def test_a_client_with_another_bundle_says_so(bundle, parts):
     _, client = parts
-    app = make_server_app(bundle.state()["theta"], "12" * 32, rounds=1)
+    app = make_server_app(bundle.state()["theta"], "12" * 32, RoundSettings(rounds=1))
     with pytest.raises(FederationError, match="weights of another model: expected bundle"):
         run_local(app, client, 2)
 

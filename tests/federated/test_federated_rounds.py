@@ -11,7 +11,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAdam
 
 from edgessl.errors import FederationError
-from federated import FederationResult, LocalGrid, compat, make_server_app, pack, run_local
+from federated import FederationResult, LocalGrid, RoundSettings, compat, make_server_app, pack, run_local
 
 SIZE = 64
 START = np.linspace(-2, 2, SIZE, dtype=np.float32)
@@ -32,9 +32,12 @@ class Log(list):
         return self[-1][1]
 
 
+APP_OPTIONS = ("strategy", "save_to")
+
+
 def federate(client, nodes, digest, rounds=1, drop=None, **options):
-    log = Log()
-    server = make_server_app(START, digest, rounds=rounds, on_round=log, **options)
+    log, own = Log(), {name: options.pop(name) for name in APP_OPTIONS if name in options}
+    server = make_server_app(START, digest, RoundSettings(rounds, **options), on_round=log, **own)
     return log, run_local(server, client, nodes, drop=drop)
 
 
@@ -148,7 +151,7 @@ def test_a_node_that_never_answers_is_given_up_after_the_timeout(adding_client, 
             return super().pull_messages(names)
 
     log = Log()
-    server = make_server_app(START, digest, rounds=1, on_round=log, round_timeout=0.0)
+    server = make_server_app(START, digest, RoundSettings(1, round_timeout=0.0), on_round=log)
     grid = Silent(adding_client({0: (1.0, 1), 1: (9.0, 1)}, SIZE), 2)
     with compat.local_identity():
         server(grid, grid._context(0))
@@ -178,7 +181,7 @@ def test_messages_that_the_superlink_does_not_take_are_an_error(adding_client, d
         def push_messages(self, messages):
             return names
 
-    server = make_server_app(START, digest, rounds=1)
+    server = make_server_app(START, digest, RoundSettings(1))
     grid = Refusing(adding_client({}, SIZE), 2)
     with compat.local_identity(), pytest.raises(FederationError, match=words):
         server(grid, grid._context(0))
@@ -223,7 +226,7 @@ def test_memory_does_not_grow_with_the_clients(digest, adding_client):
     size = 50_000
 
     def peak(clients):
-        server = make_server_app(np.zeros(size, np.float32), digest, rounds=1)
+        server = make_server_app(np.zeros(size, np.float32), digest, RoundSettings(1))
         client = adding_client(dict.fromkeys(range(clients), (1.0, 1)), size)
         gc.disable()  # what only a garbage collection would free counts as held
         tracemalloc.start()
@@ -240,13 +243,13 @@ def test_memory_does_not_grow_with_the_clients(digest, adding_client):
 
 def test_no_rounds_are_refused(digest):
     with pytest.raises(FederationError, match="rounds must be at least 1, found 0"):
-        make_server_app(START, digest, rounds=0)
+        make_server_app(START, digest, RoundSettings(0))
 
 
 @pytest.mark.parametrize("theta", [START * np.nan, START.astype(np.float16), START.reshape(8, 8)])
 def test_a_bad_start_is_refused_before_anything_is_sent(digest, theta):
     with pytest.raises(FederationError, match="theta"):
-        make_server_app(theta, digest, rounds=1)
+        make_server_app(theta, digest, RoundSettings(1))
 
 
 class TestResult:

@@ -62,7 +62,7 @@ def test_a_stream_experiment_takes_the_spiking_learner_for_a_dense_one(tmp_path:
 
 def test_spiking_learners_federate_in_process(tmp_path: Path) -> None:
     pytest.importorskip("flwr", reason="pip install 'edgessl[federated]'")
-    from federated import Learners, catch_up, make_client_app, make_server_app, run_local
+    from federated import Learners, RoundSettings, catch_up, make_client_app, make_server_app, run_local
 
     start: list[Array] = []
     replies: list[Array] = []
@@ -86,7 +86,7 @@ def test_spiking_learners_federate_in_process(tmp_path: Path) -> None:
     with opened(tmp_path / "factory") as factory:
         start.append(factory.theta)
         digest = factory.bundle.digest
-    server = make_server_app(start[0], digest, rounds=2, on_round=remember)
+    server = make_server_app(start[0], digest, RoundSettings(rounds=2), on_round=remember)
     with Learners(open_learner) as learners:
         run_local(server, make_client_app(learners, local_steps=6), 2)
         assert all(learner.metrics()["steps"] == 12 for learner in learners._open.values())
