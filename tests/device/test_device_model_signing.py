@@ -1,7 +1,7 @@
 """Our `model.sig` through OpenSSF's own library: it reads the file, accepts the statement, and finds the same hashes.
 
 Opt-in: EDGESSL_MODEL_SIGNING names a Python that has model-signing and pyopenssl (it brings sigstore along). Its own
-verifiers take ECDSA keys and certificates only, so the Ed25519 signature is checked over the bytes that it says were signed.
+verifiers take ECDSA keys and certificates only, so Ed25519 is checked here, over the bytes that it says were signed.
 """
 
 from __future__ import annotations

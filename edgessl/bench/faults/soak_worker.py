@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+import numpy.typing as npt
 
 from edgessl.device import Bundle, Learner
 from edgessl.device.background import BackgroundLearner
@@ -17,6 +18,8 @@ MEMORY_BYTES = 256 << 10
 BLOCK = 16  # samples observed at a time
 SAVE_SECONDS = 2.0
 WARM_UP = 0.1  # of the samples: allocators settle, the memory fills
+SCENES, CHANGE = 8, 0.05  # what there is to see; how much two looks at one scene differ
+RATE = 1e-3  # the bundle's own is for pretraining; at that, noise alone makes the guard roll back
 
 
 def main() -> None:
@@ -24,8 +27,11 @@ def main() -> None:
     job = json.loads(sys.stdin.readline())
     bundle, state = Bundle.open(job["bundle"]), Path(job["folder"]) / "soak"
     rng = np.random.default_rng(job["seed"])
+    scenes = _smooth(rng.random((SCENES, *bundle.manifest.input.shape), dtype=np.float32))
+    inner = Learner.open(bundle, state, memory_bytes=MEMORY_BYTES)
+    inner.hyper["lr"] = RATE
     learner = BackgroundLearner(
-        Learner.open(bundle, state, memory_bytes=MEMORY_BYTES),
+        inner,
         when_full="wait",
         wait_seconds=60,
         steps_per_sample=0.25,
@@ -36,7 +42,8 @@ def main() -> None:
     done, most, refused, warm = 0, 0, 0, int(WARM_UP * job["samples"])
     for line in sys.stdin:
         for _ in range(json.loads(line)["samples"] // BLOCK):
-            x = rng.random((BLOCK, *bundle.manifest.input.shape), dtype=np.float32)
+            seen = scenes[rng.integers(SCENES, size=BLOCK)]
+            x = seen + np.float32(CHANGE) * rng.standard_normal(seen.shape, dtype=np.float32)
             refused += BLOCK * (not learner.observe(x).accepted)
             done += BLOCK
             if done % 2048 < BLOCK:
@@ -54,6 +61,7 @@ def main() -> None:
             "saves": counts["saves"],
             "failures": counts["failures"],
             "rollbacks": counts["rollbacks"],
+            "frozen": counts["frozen"],
             "rss_mb": _rss_mb(),
             "rss_growth_percent": 100 * (median(sizes[-tenth:]) / median(sizes[:tenth]) - 1) if sizes else None,
             "disk_bytes": most,
@@ -61,6 +69,15 @@ def main() -> None:
         }
         print(json.dumps(answer), flush=True)
     learner.close()
+
+
+def _smooth(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Neighbouring pixels alike, values in [0, 1]."""
+    for axis in (-2, -1):
+        x = (np.roll(x, 1, axis) + x + np.roll(x, -1, axis)) / 3
+    low, high = x.min(axis=(-2, -1), keepdims=True), x.max(axis=(-2, -1), keepdims=True)
+    scaled: npt.NDArray[np.float32] = (x - low) / (high - low)
+    return scaled
 
 
 def _rss_mb() -> float:
