@@ -1,0 +1,1 @@
+"""Differential privacy, central and local, and secure aggregation."""
