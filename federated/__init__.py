@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from federated.client import Learners, catch_up, make_client_app, train_round
-    from federated.deploy import run_loopback
+    from federated.deployment.loopback import run_loopback
     from federated.local import LocalGrid, federate_in_process, run_local
     from federated.message import Update, pack, unpack
     from federated.result import FederationResult
@@ -30,7 +30,7 @@ _HOME = {
     "make_server_app": "server",
     "pack": "message",
     "run_local": "local",
-    "run_loopback": "deploy",
+    "run_loopback": "deployment.loopback",
     "train_round": "client",
     "unpack": "message",
 }

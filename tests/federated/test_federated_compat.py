@@ -85,8 +85,10 @@ def test_empty_run_has_the_local_run_id():
 
 
 def test_importing_federated_loads_no_flower_and_nothing_in_it_loads_torch():
-    modules = [f"federated.{p.stem}" for p in Path(federated.__file__).parent.glob("[a-z]*.py")]
-    assert "federated.deploy" in modules
+    root = Path(federated.__file__).parent
+    files = [p.relative_to(root.parent) for p in root.rglob("[a-z]*.py") if "app" not in p.parts]
+    modules = [".".join(path.with_suffix("").parts) for path in files]
+    assert {"federated.deployment.loopback", "federated.node.node"} <= set(modules)
     code = f"""
 import sys, importlib, federated
 assert "flwr" not in sys.modules, "flwr"

@@ -13,7 +13,9 @@ import pytest
 from flwr.app import Context, RecordDict
 
 from edgessl.errors import FederationError, MissingDependencyError
-from federated import FederationResult, deploy, deployed, federate_in_process, run_local, run_loopback
+from federated import FederationResult, federate_in_process, run_local, run_loopback
+from federated.deployment import apps, loopback
+from federated.deployment import programs as started
 
 ROUNDS, STEPS = 2, 10
 
@@ -33,7 +35,7 @@ def in_process(bundle, streams, tmp_path):
 
 
 def app_config():
-    return tomllib.loads((deploy.APP / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
+    return tomllib.loads((loopback.APP / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
 
 
 class TestApps:
@@ -48,7 +50,7 @@ class TestApps:
             }
 
         def federate(run=None, node=None):
-            app = deployed.client_app()
+            app = apps.client_app()
             settings = {"bundle": str(bundle_path), "save-to": str(tmp_path / "t.safetensors"), "rounds": ROUNDS}
             config = app_config()["config"] | settings | {"local-steps": STEPS} | (run or {})
 
@@ -57,7 +59,7 @@ class TestApps:
                 own = Context(context.run_id, context.node_id, mine, RecordDict(), context.run_config)
                 return app(message, own)
 
-            run_local(deployed.server_app(), client, 2, config)
+            run_local(apps.server_app(), client, 2, config)
             return tmp_path / "t.safetensors"
 
         return federate
@@ -89,13 +91,13 @@ def test_the_app_folder_names_what_is_there():
     components = app_config()["components"]
     for reference in components.values():
         module, attribute = reference.split(":")
-        assert f"{attribute} = " in (deploy.APP / f"{module}.py").read_text()
+        assert f"{attribute} = " in (loopback.APP / f"{module}.py").read_text()
 
 
 class TestPrograms:
     @pytest.fixture
     def programs(self, tmp_path):
-        with deploy._Programs(deploy.environment(tmp_path / "home"), tmp_path, timeout=20.0) as programs:
+        with started.Programs(started.environment(tmp_path / "home"), tmp_path, timeout=20.0) as programs:
             yield programs
 
     def test_nothing_reaches_for_the_internet(self, programs):
@@ -135,7 +137,7 @@ child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], 
 open({str(pids)!r} + ".new", "w").write(f"{{os.getpid()}} {{child.pid}}")
 os.rename({str(pids)!r} + ".new", {str(pids)!r})
 time.sleep(60)"""
-        with deploy._Programs(deploy.environment(tmp_path), tmp_path, timeout=20.0) as programs:
+        with started.Programs(started.environment(tmp_path), tmp_path, timeout=20.0) as programs:
             programs.start("stubborn", sys.executable, "-c", code)
             programs.grace = 0.2
             programs.wait(pids.exists, "the child")
@@ -158,7 +160,7 @@ def alive(pid):
 
 def test_free_port_is_free():
     with socket.socket() as server:
-        server.bind(("127.0.0.1", deploy.free_port()))
+        server.bind(("127.0.0.1", started.free_port()))
 
 
 def flower_processes(home):

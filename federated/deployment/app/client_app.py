@@ -1,5 +1,5 @@
 """What a SuperNode runs: the ClientApp that is installed with edgessl on the device."""
 
-from federated.deployed import client_app
+from federated.deployment.apps import client_app
 
 app = client_app()
