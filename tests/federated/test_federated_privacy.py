@@ -161,7 +161,7 @@ def test_no_device_is_asked_once_the_budget_is_spent():
         strategy.configure_train(number, arrays, ConfigRecord(), Nobody())
         strategy.aggregate(number, np.zeros(4, np.float32), updates(1.0))
     with pytest.raises(
-        FederationError, match=r"epsilon 7.08 of 8 is spent .*2 releases\); the next would make it 9.01"
+        FederationError, match=r"epsilon 7.077 of 8 is spent .*2 releases\); the next would make it 9.01"
     ):
         strategy.configure_train(3, arrays, ConfigRecord(), Nobody())
     assert Nobody.asked == 2
