@@ -17,19 +17,26 @@ from flwr.app import Context, Message
 
 from edgessl.device import Learner
 from edgessl.errors import FederationError
-from federated.lineage import check_layout
-from federated.message import EXAMPLES, pack, unpack
+from federated.codecs import Codec, parse_codec
+from federated.codecs.link import WHOLE, linked
+from federated.lineage import BRANCH, FEDERATION, check_layout
+from federated.message import CODEC, EXAMPLES, REFERENCE, VERSION, Update, config_of, pack, unpack, version_of
+from federated.privacy.budget import GaussianPrivacy
+from federated.privacy.local import LocalPrivacy
 from federated.rules import Memory, parse_rule
 
 if TYPE_CHECKING:
     from flwr.clientapp import ClientApp
 
+Float = npt.NDArray[np.float32]
 _CHUNK = 256  # samples embedded at a time
 
 OpenLearner = Callable[[Context], Learner]
 
 
-def make_client_app(open_learner: OpenLearner, *, local_steps: int = 16) -> ClientApp:
+def make_client_app(
+    open_learner: OpenLearner, *, local_steps: int = 16, privacy: GaussianPrivacy | None = None
+) -> ClientApp:
     """A ClientApp that answers train messages with `train_round`.
 
     `open_learner` gives the learner of the node a message is for; wrap it in `Learners` to keep learners open
@@ -42,39 +49,74 @@ def make_client_app(open_learner: OpenLearner, *, local_steps: int = 16) -> Clie
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        return train_round(message, open_learner(context), local_steps)
+        return train_round(message, open_learner(context), local_steps, privacy)
 
     return app
 
 
-def train_round(message: Message, learner: Learner, local_steps: int) -> Message:
+def train_round(
+    message: Message, learner: Learner, local_steps: int, privacy: GaussianPrivacy | None = None
+) -> Message:
     """Adopt the weights by the rule the message names, take `local_steps` steps on the learner's memory, save, reply.
 
     The reply's weight, "num-examples", is how many samples the device has ever observed: its memory is a fair
-    sample of all of them, so that is what its gradient speaks for. Raises FederationError for a message of another
-    model or layout, with an unknown rule, or older than one already answered, and when nothing was learned (too few
-    samples, or the guard rolled back): such weights must not enter the mean. InputError and StateError come from the
-    learner. Flower turns all of them into error replies.
+    sample of all of them, so that is what its gradient speaks for. With `privacy`, the device's own, the reply is
+    noise around a clipped change, counts for one example and has no metrics. Raises FederationError for a message of
+    another model or layout, with an unknown rule or codec, or older than one already answered, when nothing was learned
+    (too few samples, or the guard rolled back): such weights must not enter the mean, and when the device's privacy
+    budget is spent. InputError and StateError come from the learner. Flower turns all of them into error replies.
     """
     manifest, digest = learner.bundle.manifest, learner.bundle.digest
-    update = unpack(message.content, bundle_digest=digest, size=manifest.theta_size)
-    check_layout(update.config, manifest.parameters)
-    rule, memory = parse_rule(update.config), Memory.load(learner.directory)
-    memory.meet(update.config, update.round)
-    rule.adopt(learner, update.theta, update.round, memory)
-    before = learner.theta
-    report = learner.learn(max_steps=local_steps)
-    if report.steps == 0 or report.rolled_back_to is not None:
-        raise FederationError(f"nothing to contribute: {report.steps} steps kept; {report.stopped}")
-    theta = rule.reply(learner)
-    rule.learned(before, learner.theta, memory, manifest.parameters)
-    memory.round = update.round
-    learner.save()  # before the reply: what the fleet counts on must survive a power cut here
-    memory.save(learner.directory)  # last: a device cut off in between has missed a round, which rules allow for
-    numbers = {name.replace("_", "-"): value for name, value in report.metrics.items()}
-    numbers |= {EXAMPLES: learner.metrics()["observed"], "steps": report.steps, "rejected": report.rejected}
-    content = pack(theta, bundle_digest=digest, round_number=update.round, metrics=numbers)
-    return Message(content, reply_to=message)
+    with linked(config_of(message.content), CODEC, learner.directory, digest) as link:
+        known = link.references if link else None
+        update = unpack(message.content, bundle_digest=digest, size=manifest.theta_size, references=known)
+        check_layout(update.config, manifest.parameters)
+        codec = _codec(update)
+        rule, memory = parse_rule(update.config), Memory.load(learner.directory)
+        memory.meet(update.config, update.round)
+        rule.adopt(learner, update.theta, update.round, memory)
+        before = learner.theta
+        report = learner.learn(max_steps=local_steps)
+        if report.steps == 0 or report.rolled_back_to is not None:
+            raise FederationError(f"nothing to contribute: {report.steps} steps kept; {report.stopped}")
+        theta = rule.reply(learner)
+        rule.learned(before, learner.theta, memory, manifest.parameters)
+        memory.round = update.round
+        learner.save()  # before the reply: what the fleet counts on must survive a power cut here
+        memory.save(learner.directory)  # a device cut off in between has missed a round, which rules allow for
+        numbers = {name.replace("_", "-"): value for name, value in report.metrics.items()}
+        numbers |= {EXAMPLES: learner.metrics()["observed"], "steps": report.steps, "rejected": report.rejected}
+        if privacy is not None:
+            theta, numbers = _released(theta, update.theta, learner, privacy), {EXAMPLES: 1}
+        payload, config = None, dict[str, str]()
+        if link is not None:
+            config[VERSION] = update.text(VERSION) or version_of(update.theta)
+            lineage = f"{update.config.get(FEDERATION)} {update.config.get(BRANCH)}"
+            link.received(update.theta, config[VERSION], lineage, update.round)
+            if codec is None:
+                link.settle()
+            else:
+                payload, config[REFERENCE] = link.encode(theta, codec, before), config[VERSION]
+        content = pack(
+            theta, bundle_digest=digest, round_number=update.round, metrics=numbers, payload=payload, config=config
+        )
+        if link is not None:
+            link.save()  # last: what a payload left out is owed only once the payload is there
+        return Message(content, reply_to=message)
+
+
+def _codec(update: Update) -> Codec | None:
+    """How the reply is to be encoded; None for weights whole."""
+    name = update.config.get(CODEC, WHOLE)
+    return None if name == WHOLE else parse_codec(str(name))
+
+
+def _released(theta: Float, reference: Float, learner: Learner, privacy: GaussianPrivacy) -> Float:
+    local = LocalPrivacy(privacy, learner.directory / "privacy", learner.bundle.digest)
+    try:
+        return local.release(theta, reference)
+    finally:
+        local.close()
 
 
 def catch_up(learner: Learner, stream: npt.NDArray[np.float32]) -> int:

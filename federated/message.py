@@ -110,7 +110,7 @@ def unpack(
     weights, which Flower's FedAdam and QFedAvg give out, are cast to float32; nothing else is cast. Where the message
     names the version it brings, theta must hash to it. Raises FederationError, which says what is wrong.
     """
-    config = dict(records(content, ConfigRecord).get(CONFIG, ConfigRecord()))
+    config = config_of(content)
     if (digest := config.pop(DIGEST, None)) != bundle_digest:
         raise FederationError(
             f"weights of another model: expected bundle {bundle_digest[:12]}, found {str(digest)[:12]}; "
@@ -132,6 +132,11 @@ def unpack(
         wanted = str(config[VERSION])[:12]
         raise FederationError(f"expected weights of version {wanted}, found {version[:12]}; damaged or mixed up")
     return Update(theta, found, metrics_of(content) if reply else {}, config)
+
+
+def config_of(content: RecordDict) -> dict[str, Any]:
+    """A copy of what the config record says, unchecked."""
+    return dict(records(content, ConfigRecord).get(CONFIG, ConfigRecord()))
 
 
 def _reference(name: Any, references: Mapping[str, Float] | None) -> Float | None:
@@ -179,7 +184,9 @@ def flat_array(array: Array, size: int) -> Float:
     values = _npy(array.data, dtype, size)
     with np.errstate(over="ignore"):  # what overflows is infinite, and refused below
         theta = values.astype(np.float32)
-    if bad := int(size - np.isfinite(theta).sum()):
+    finite = np.isfinite(theta)
+    if not finite.all():  # four times faster than a sum, which only the message needs
+        bad = int(size - finite.sum())
         raise FederationError(f"theta: {bad} of {size} numbers are NaN or infinite")
     return theta
 

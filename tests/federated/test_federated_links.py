@@ -9,7 +9,7 @@ from flwr.app import Message, MessageType
 from edgessl.errors import FederationError, StateLockedError
 from federated import compat
 from federated import message as wire
-from federated.codecs import parse_codec
+from federated.codecs import decode, parse_codec
 from federated.codecs.downlink import Downlink
 from federated.codecs.link import DeviceLink
 
@@ -39,7 +39,7 @@ class Device:
         try:
             received = compat.decode(compat.encode(content))
             update = wire.unpack(received, bundle_digest=DIGEST, size=SIZE, references=link.references)
-            link.received(update.theta, update.text(wire.VERSION), "run")
+            link.received(update.theta, update.text(wire.VERSION), "run", update.round)
             link.save()
             return update.theta
         finally:
@@ -113,7 +113,7 @@ def test_a_link_survives_a_restart_and_forgets_what_was_not_saved(tmp_path):
         DeviceLink(tmp_path, DIGEST)
     with pytest.raises(FederationError, match="no weights of the fleet"):
         link.encode(thetas[0], codec)
-    link.received(thetas[0], "v0", "run")
+    link.received(thetas[0], "v0", "run", 1)
     link.encode(thetas[1], codec)
     owed = link.residual_norm
     assert owed > 0
@@ -125,16 +125,20 @@ def test_a_link_survives_a_restart_and_forgets_what_was_not_saved(tmp_path):
     assert again.residual_norm == pytest.approx(owed)
     assert list(again.references) == ["v0"]
     np.testing.assert_array_equal(again.references["v0"], thetas[0])
-    again.received(thetas[1], "v1", "run")
+    again.received(thetas[1], "v1", "run", 2)
     assert again.residual_norm == pytest.approx(owed)
-    again.received(thetas[1], "v1", "run, rolled back once")
+    again.encode(thetas[2], codec)
+    assert again.residual_norm != pytest.approx(owed)
+    again.received(thetas[1], "v1", "run", 2)  # a server that was restarted asks once more
+    assert again.residual_norm == pytest.approx(owed)
+    again.received(thetas[1], "v1", "run, rolled back once", 3)
     assert again.residual_norm == 0
     again.close()
 
 
 def test_after_whole_or_lossless_weights_nothing_is_owed(tmp_path):
     link, thetas = DeviceLink(tmp_path, DIGEST), walk(2)
-    link.received(thetas[0], "v0", "run")
+    link.received(thetas[0], "v0", "run", 1)
     link.encode(thetas[1], parse_codec("topk:0.1"))
     assert link.residual_norm > 0
     link.settle()
@@ -142,6 +146,19 @@ def test_after_whole_or_lossless_weights_nothing_is_owed(tmp_path):
     link.encode(thetas[1], parse_codec("topk:0.1"))
     link.encode(thetas[1], parse_codec("delta"))
     assert link.residual_norm == 0
+    link.close()
+
+
+def test_what_a_device_keeps_of_its_own_is_not_owed_twice(tmp_path):
+    link, (fleet, own) = DeviceLink(tmp_path, DIGEST), walk(2)
+    link.received(fleet, "v0", "run", 1)
+    link.encode(own, parse_codec("topk:0.001"))
+    adopted = np.where(np.arange(SIZE) < SIZE // 2, fleet, own)  # a rule that keeps its own second half
+    payload = link.encode(adopted, parse_codec("topk:1"), adopted)
+    sent = decode(payload, SIZE, fleet)
+    np.testing.assert_allclose(sent[SIZE // 2 :], own[SIZE // 2 :], atol=1e-6)
+    first = slice(0, SIZE // 2)
+    assert np.mean(np.isclose(sent[first], own[first], atol=1e-6)) > 0.99  # owed, and sent now
     link.close()
 
 
