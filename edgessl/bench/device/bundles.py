@@ -92,3 +92,11 @@ def write_tiny(folder: Path) -> Path:
     target = folder / "tiny.edgessl"
     export_bundle(made, target, calibration=None, batch_size=8)
     return target
+
+
+def write_features(folder: Path) -> Path:
+    """A bundle whose step takes hardly more than a call: 64 numbers a sample, a small perceptron, batches of 16."""
+    spec = InputSpec("features", (64,), (0.5,) * 64, (0.25,) * 64, "intensity 0..1")
+    target = folder / "features.edgessl"
+    export_bundle(checkpoint("mlp", spec), target, calibration=None, batch_size=16)
+    return target

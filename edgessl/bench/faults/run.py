@@ -188,11 +188,11 @@ def _batches(worker: Worker, row: Row, wanted: int) -> Iterator[Row]:
 
 def _soak(folder: Path, samples: int, seed: int, rows: dict[tuple[str, str], Row]) -> Iterator[Row]:
     """Never taken up: one process has to live through all of it."""
-    from edgessl.bench.device.bundles import write_tiny
+    from edgessl.bench.device.bundles import write_features
 
     if rows.get(("soak", ""), {}).get("observed", 0) >= samples:
         return
-    job = {"bundle": str(write_tiny(folder)), "folder": str(folder), "seed": seed, "samples": samples}
+    job = {"bundle": str(write_features(folder)), "folder": str(folder), "seed": seed, "samples": samples}
     with _worker("soak_worker", job) as worker:
         done = 0
         while done < samples:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import time
 from pathlib import Path
 from statistics import median
 
@@ -15,10 +16,12 @@ from edgessl.device import Bundle, Learner
 from edgessl.device.background import BackgroundLearner
 
 MEMORY_BYTES = 256 << 10
-BLOCK = 16  # samples observed at a time
+BLOCK = 64  # samples observed at a time
 SAVE_SECONDS = 2.0
 WARM_UP = 0.1  # of the samples: allocators settle, the memory fills
 SCENES, CHANGE = 8, 0.05  # what there is to see; how much two looks at one scene differ
+STEPS_PER_SAMPLE = 0.25
+PATIENCE_S = 0.25  # for the steps that a block pays for, before the next block
 RATE = 1e-3  # the bundle's own is for pretraining; at that, noise alone makes the guard roll back
 
 
@@ -34,7 +37,7 @@ def main() -> None:
         inner,
         when_full="wait",
         wait_seconds=60,
-        steps_per_sample=0.25,
+        steps_per_sample=STEPS_PER_SAMPLE,
         save_seconds=SAVE_SECONDS,
     )
     print(json.dumps({"ready": True}), flush=True)
@@ -44,8 +47,12 @@ def main() -> None:
         for _ in range(json.loads(line)["samples"] // BLOCK):
             seen = scenes[rng.integers(SCENES, size=BLOCK)]
             x = seen + np.float32(CHANGE) * rng.standard_normal(seen.shape, dtype=np.float32)
+            due = inner.metrics()["attempts"] + STEPS_PER_SAMPLE * BLOCK
             refused += BLOCK * (not learner.observe(x).accepted)
             done += BLOCK
+            until = time.monotonic() + PATIENCE_S
+            while inner.metrics()["attempts"] < due and time.monotonic() < until:
+                time.sleep(0.001)
             if done % 2048 < BLOCK:
                 most = max(most, sum(path.stat().st_size for path in state.iterdir()))
                 if done >= warm:
@@ -72,10 +79,9 @@ def main() -> None:
 
 
 def _smooth(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Neighbouring pixels alike, values in [0, 1]."""
-    for axis in (-2, -1):
-        x = (np.roll(x, 1, axis) + x + np.roll(x, -1, axis)) / 3
-    low, high = x.min(axis=(-2, -1), keepdims=True), x.max(axis=(-2, -1), keepdims=True)
+    """Neighbouring numbers alike, from 0 to 1."""
+    x = (np.roll(x, 1, -1) + x + np.roll(x, -1, -1)) / 3
+    low, high = x.min(-1, keepdims=True), x.max(-1, keepdims=True)
     scaled: npt.NDArray[np.float32] = (x - low) / (high - low)
     return scaled
 
