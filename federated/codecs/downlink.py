@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
+from federated.codecs import payload as wire
 from federated.codecs.codec import Codec, decode
-from federated.codecs.payload import MAX_SEGMENTS
-from federated.message import ARRAYS, CONFIG, PAYLOAD, REFERENCE, records, version_of
+from federated.message import ARRAYS, CONFIG, PAYLOAD, REFERENCE, THETA, VERSION, config_of, records, version_of
 
 Bytes = npt.NDArray[np.uint8]
 Float = npt.NDArray[np.float32]
@@ -22,33 +22,29 @@ class Downlink:
     A codec that loses something changes the weights: what `publish` returns is the new version, the same on the server
     and on every device however it came there, and what was lost is added to the next one (error feedback on the server:
     Tang et al., "DoubleSqueeze", ICML 2019). A device that missed versions gets several differences in a row, or the
-    weights whole where those are no more bytes.
+    weights whole where those are no more bytes, where its version is not known, and after a resume or a rollback.
     """
 
     def __init__(self, codec: Codec) -> None:
         self.codec = codec
-        self._theta: Float | None = None
-        self._version = ""
         self._residual: Float | None = None
-        self._steps: deque[tuple[str, Bytes]] = deque(maxlen=MAX_SEGMENTS)  # (version before, difference), oldest first
+        self._steps: deque[tuple[str, Bytes]] = deque(maxlen=wire.MAX_SEGMENTS)  # (version before, what leads on)
+        self._newest = ""  # where the steps lead
         self._holds: dict[int, str] = {}
 
-    def publish(self, theta: Float) -> Float:
-        """The weights (P,) as every device will have them, for those that the strategy made; the first as they are."""
-        if self._theta is None:
-            self.restart(theta)
-            return np.array(theta, np.float32)
-        payload, self._residual = self.codec.encode(theta, self._theta, self._residual)
-        self._steps.append((self._version, payload))
-        self._theta = decode(payload, len(theta), self._theta)
-        self._version = version_of(self._theta)
-        return self._theta
+    def publish(self, theta: Float, current: Float) -> Float:
+        """The next weights (P,) as every device will have them: theta, as what is encoded leads there from `current`.
 
-    def restart(self, theta: Float) -> None:
-        """Go on from these weights (P,), as after a rollback or a resume; devices get them whole."""
-        self._theta, self._residual = np.array(theta, np.float32), None
-        self._version = version_of(self._theta)
-        self._steps.clear()
+        Another `current` than the weights last published (a resume, a rollback) begins anew.
+        """
+        before = version_of(current)
+        if before != self._newest:
+            self._steps.clear()
+        payload, self._residual = self.codec.encode(theta, current, self._residual)
+        published = decode(payload, len(theta), current)
+        self._steps.append((before, payload))
+        self._newest = version_of(published)
+        return published
 
     def holds(self, node: int, version: str | None) -> None:
         """A node said which version it has; None: nothing is known, it failed."""
@@ -62,36 +58,31 @@ class Downlink:
         contents: dict[tuple[int, str], RecordDict] = {}
         for message in messages:
             held = self._holds.get(message.metadata.dst_node_id, "")
-            payload = self._difference(held)
-            if payload is None:
-                continue
             key = (id(message.content), held)
             if key not in contents:
-                config = records(message.content, ConfigRecord)[CONFIG]
-                contents[key] = RecordDict(
-                    {
-                        ARRAYS: ArrayRecord({PAYLOAD: Array(payload)}),
-                        CONFIG: ConfigRecord({**config, REFERENCE: held}),
-                    }
-                )
+                contents[key] = self._shorter(message.content, held)
             message.content = contents[key]
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps: the residual. Devices get the weights whole after a resume."""
+        """What a checkpoint keeps: the residual."""
         return {} if self._residual is None else {"residual": self._residual}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state` gave; `restart` comes first."""
+        """Take over what `state` gave."""
         self._residual = np.array(state["residual"], np.float32) if "residual" in state else None
 
-    def _difference(self, held: str) -> Bytes | None:
-        """What leads from the version `held` to the newest; None where the weights whole are no more bytes."""
-        if self._theta is None:
-            return None
-        if held == self._version:
-            return self.codec.encode(self._theta, self._theta)[0]  # nothing changed: a header
+    def _shorter(self, content: RecordDict, held: str) -> RecordDict:
+        """The same message for a node that holds that version; itself where nothing shorter leads there."""
+        config, theta = config_of(content), records(content, ArrayRecord)[ARRAYS][THETA]
         versions = [before for before, _ in self._steps]
-        if held not in versions:
-            return None
-        payload = np.concatenate([step for _, step in list(self._steps)[versions.index(held) :]])
-        return payload if len(payload) < self._theta.nbytes else None
+        if held and held == config.get(VERSION):
+            none = wire.Segment(wire.ALL, wire.FLOAT32, wire.DIFFERENCE, int(theta.shape[0]), 0, 0, 0)
+            payload = np.frombuffer(wire.write_segment(none), np.uint8)
+        elif held in versions and config.get(VERSION) == self._newest:
+            payload = np.concatenate([step for _, step in list(self._steps)[versions.index(held) :]])
+        else:
+            return content
+        if len(payload) >= len(theta.data):
+            return content
+        arrays = ArrayRecord({PAYLOAD: Array(payload)})
+        return RecordDict({ARRAYS: arrays, CONFIG: ConfigRecord({**config, REFERENCE: held})})

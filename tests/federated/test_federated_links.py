@@ -51,9 +51,10 @@ def test_devices_that_miss_rounds_have_the_same_weights_bit_for_bit(tmp_path, id
     downlink = Downlink(parse_codec(name))
     devices = {node: Device(tmp_path / str(node)) for node in (100, 101, 102)}
     present = {100: lambda r: True, 101: lambda r: r % 3 == 0, 102: lambda r: r == 7}
-    whole, sent = wire.pack(walk(1)[0], bundle_digest=DIGEST, round_number=1), {node: [] for node in devices}
+    published = walk(1)[0]
+    whole, sent = wire.pack(published, bundle_digest=DIGEST, round_number=1), {node: [] for node in devices}
     for number, theta in enumerate(walk(12)):
-        published = downlink.publish(theta)
+        published = downlink.publish(theta, published)
         asked = [node for node in devices if present[node](number)]
         messages = [message_to(node, published, number) for node in asked]
         downlink.address(messages)
@@ -72,16 +73,16 @@ def test_devices_that_miss_rounds_have_the_same_weights_bit_for_bit(tmp_path, id
 
 def test_what_the_downlink_loses_comes_later():
     downlink = Downlink(parse_codec("topk:0.2+int8"))
-    start, target = np.zeros(SIZE, np.float32), walk(1)[0]
-    published = downlink.publish(start)
+    published, target = np.zeros(SIZE, np.float32), walk(1)[0]
     for number in range(40):  # one step, then the strategy stands still
-        published = downlink.publish(target if number == 0 else published)
+        published = downlink.publish(target if number == 0 else published, published)
     np.testing.assert_allclose(published, target, atol=1e-4)
 
 
 def test_nodes_with_the_same_version_share_one_content(identity):
     downlink = Downlink(parse_codec("int8"))
-    first, second = (downlink.publish(theta) for theta in walk(2))
+    first, second = walk(2)
+    second = downlink.publish(second, first)
     for node in range(5):
         downlink.holds(node, wire.version_of(first))
     downlink.holds(4, None)
@@ -96,14 +97,37 @@ def test_nodes_with_the_same_version_share_one_content(identity):
     assert messages[2].content["arrays"]["payload"].shape == (44,)  # has it already
 
 
-def test_a_resumed_downlink_sends_whole_and_keeps_what_it_owed():
+def test_after_a_resume_devices_get_the_weights_whole_and_nothing_owed_is_lost(identity):
     one, two = Downlink(parse_codec("topk:0.1")), Downlink(parse_codec("topk:0.1"))
-    thetas = walk(4)
-    for theta in thetas[:3]:
-        published = one.publish(theta)
-    two.restart(published)
+    thetas = walk(5)
+    first = one.publish(thetas[1], thetas[0])
+    second = one.publish(thetas[2], first)
     two.load_state(one.state())
-    np.testing.assert_array_equal(two.publish(thetas[3]), one.publish(thetas[3]))
+    third = two.publish(thetas[3], second)
+    np.testing.assert_array_equal(third, one.publish(thetas[3], second))
+    for node, version in enumerate((first, second, third)):
+        two.holds(node, wire.version_of(version))
+    messages = [message_to(node, third, 3) for node in range(3)]
+    two.address(messages)
+    assert [list(message.content["arrays"]) for message in messages] == [["theta"], ["payload"], ["payload"]]
+
+
+def test_after_a_rollback_no_difference_leads_to_what_was_refused(identity):
+    downlink, thetas = Downlink(parse_codec("topk:0.1")), walk(4)
+    first = downlink.publish(thetas[1], thetas[0])
+    before = downlink.state()
+    downlink.publish(thetas[2], first)  # refused: the fleet stays with the first
+    downlink.load_state(before)
+    downlink.holds(0, wire.version_of(thetas[0]))
+    message = message_to(0, first, 3)
+    downlink.address([message])
+    assert list(message.content["arrays"]) == ["theta"]
+    third = downlink.publish(thetas[3], first)
+    downlink.holds(0, wire.version_of(first))
+    message = message_to(0, third, 4)
+    downlink.address([message])
+    update = wire.unpack(message.content, bundle_digest=DIGEST, size=SIZE, references={wire.version_of(first): first})
+    np.testing.assert_array_equal(update.theta, third)
 
 
 def test_a_link_survives_a_restart_and_forgets_what_was_not_saved(tmp_path):
