@@ -108,7 +108,10 @@ def traced(trace: Callable[..., Traced]) -> Callable[[str], Traced]:
     return cache(lambda name: trace(*CASES[name]))
 
 
-@pytest.fixture(scope="session", params=CASES)
+# resnet takes a minute to trace: slow, but CI runs it all the same
+@pytest.fixture(
+    scope="session", params=[pytest.param(n, marks=pytest.mark.slow if n == "resnet" else ()) for n in CASES]
+)
 def case(request: pytest.FixtureRequest, traced: Callable[[str], Traced]) -> Traced:
     """Each of the covering cases in turn."""
     return traced(request.param)

@@ -215,7 +215,13 @@ TAMPERED: list[tuple[str, str, Tamper]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "what", "tamper"), TAMPERED, ids=[f"{n}-{w}" for n, w, _ in TAMPERED])
+@pytest.mark.parametrize(
+    ("name", "what", "tamper"),
+    [
+        pytest.param(*row, id=f"{row[0]}-{row[1]}", marks=pytest.mark.slow if row[0] == "resnet" else ())
+        for row in TAMPERED
+    ],
+)
 def test_the_gate_shuts(traced: Callable[[str], Any], name: str, what: str, tamper: Tamper) -> None:
     case = traced(name)
     model = case.train
