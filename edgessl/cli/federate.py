@@ -9,6 +9,12 @@ from edgessl.cli.group import LazyGroup, examples
 COMMANDS = {
     "simulate": "edgessl.cli.federate_simulate:simulate",
     "loopback": "edgessl.cli.federate_loopback:loopback",
+    "certs": "edgessl.cli.federate_certs:certs",
+    "keys": "edgessl.cli.federate_keys:keys",
+    "serve": "edgessl.cli.federate_serve:serve",
+    "proxy": "edgessl.cli.federate_proxy:proxy",
+    "devices": "edgessl.cli.federate_keys:devices",
+    "run": "edgessl.cli.federate_run:run",
     "join": "edgessl.cli.federate_join:join",
 }
 
@@ -18,6 +24,7 @@ COMMANDS = {
     lazy=COMMANDS,
     epilog=examples(
         "edgessl federate simulate model.edgessl digits --clients 4 --rounds 10",
+        "edgessl federate serve fleet --tls tls --devices keys --run model.edgessl --rounds 50",
         "edgessl federate join model.edgessl --server fleet.example.org:443 --ca ca.crt --key device.key --state state",
     ),
 )

@@ -77,9 +77,10 @@ def join(
 ) -> None:
     """Be a device of a fleet.
 
-    It takes the fleet's weights, learns on its own memory, sends one vector back, and runs until it is stopped. Only BUNDLE's graphs run here, never code from the server. State, a message being
-    answered and a reply not delivered yet lie in --state and survive a power cut; a server that is away is asked for
-    again, less and less often. Exit code 2: the server does not know this device's key, or a file is wrong.
+    It takes the fleet's weights, learns on its own memory, sends one vector back, and runs until it is stopped. Only
+    BUNDLE's graphs run here, never code from the server. State, a message being answered and a reply not delivered yet
+    lie in --state and survive a power cut; a server that is away is asked for again, less and less often. Exit code 2:
+    the server does not know this device's key, or a file is wrong.
     """
     from federated.compat.lean import use_lean_flower
 

@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """One request: `path` below PREFIX, the protobuf `body`, and `read`, which makes the answer's bytes a value."""
+    """One request: the `path`, the protobuf `body`, and `read`, which makes the answer's bytes a value."""
 
     path: str
     body: bytes
@@ -113,26 +113,28 @@ def error_code(body: bytes) -> tuple[int, str]:
 def register(public_key: bytes) -> Call[int]:
     """Introduce oneself to a SuperLink that does not ask for registered keys; the node's number."""
     request = fleet_pb2.RegisterNodeFleetRequest(public_key=public_key)
-    return _call("register-node", request, fleet_pb2.RegisterNodeFleetResponse, lambda answer: int(answer.node_id))
+    return call(
+        PREFIX + "register-node", request, fleet_pb2.RegisterNodeFleetResponse, lambda answer: int(answer.node_id)
+    )
 
 
 def activate(public_key: bytes, heartbeat: float) -> Call[int]:
     """Say that this device is there and will say so again every `heartbeat` seconds; the node's number."""
     request = fleet_pb2.ActivateNodeRequest(public_key=public_key, heartbeat_interval=heartbeat)
-    return _call("activate-node", request, fleet_pb2.ActivateNodeResponse, lambda answer: int(answer.node_id))
+    return call(PREFIX + "activate-node", request, fleet_pb2.ActivateNodeResponse, lambda answer: int(answer.node_id))
 
 
 def deactivate(node: int) -> Call[None]:
     """Say that this device leaves, so that nobody waits for it."""
     request = fleet_pb2.DeactivateNodeRequest(node_id=node)
-    return _call("deactivate-node", request, fleet_pb2.DeactivateNodeResponse, lambda answer: None)
+    return call(PREFIX + "deactivate-node", request, fleet_pb2.DeactivateNodeResponse, lambda answer: None)
 
 
 def beat(node: int, heartbeat: float) -> Call[bool]:
     """The heartbeat; False when the SuperLink does not know this node."""
     request = heartbeat_pb2.SendNodeHeartbeatRequest(node=_node(node), heartbeat_interval=heartbeat)
     answer = heartbeat_pb2.SendNodeHeartbeatResponse
-    return _call("send-node-heartbeat", request, answer, lambda answer: bool(answer.success))
+    return call(PREFIX + "send-node-heartbeat", request, answer, lambda answer: bool(answer.success))
 
 
 def pull(node: int) -> Call[Announced | None]:
@@ -148,7 +150,7 @@ def pull(node: int) -> Call[Announced | None]:
         return Announced(metadata, tuple(_names(trees[0])))
 
     request = fleet_pb2.PullMessagesRequest(node=_node(node))
-    return _call("pull-messages", request, fleet_pb2.PullMessagesResponse, read)
+    return call(PREFIX + "pull-messages", request, fleet_pb2.PullMessagesResponse, read)
 
 
 def pull_object(node: int, run_id: int, name: str) -> Call[bytes | None]:
@@ -160,14 +162,14 @@ def pull_object(node: int, run_id: int, name: str) -> Call[bytes | None]:
         return bytes(answer.object_content) if answer.object_available else None
 
     request = message_pb2.PullObjectRequest(node=_node(node), run_id=run_id, object_id=name)
-    return _call("pull-object", request, message_pb2.PullObjectResponse, read)
+    return call(PREFIX + "pull-object", request, message_pb2.PullObjectResponse, read)
 
 
 def confirm(node: int, run_id: int, name: str) -> Call[None]:
     """Say that a message is here: the SuperLink forgets its objects."""
     request = message_pb2.ConfirmMessageReceivedRequest(node=_node(node), run_id=run_id, message_object_id=name)
     answer = message_pb2.ConfirmMessageReceivedResponse
-    return _call("confirm-message-received", request, answer, lambda answer: None)
+    return call(PREFIX + "confirm-message-received", request, answer, lambda answer: None)
 
 
 def push(node: int, reply: Packed, seconds: float) -> Call[tuple[set[str], str]]:
@@ -182,7 +184,7 @@ def push(node: int, reply: Packed, seconds: float) -> Call[tuple[set[str], str]]
     def read(answer: Any) -> tuple[set[str], str]:
         return set(answer.objects_to_push), str(answer.session_id)
 
-    return _call("push-messages", request, fleet_pb2.PushMessagesResponse, read)
+    return call(PREFIX + "push-messages", request, fleet_pb2.PushMessagesResponse, read)
 
 
 def push_object(node: int, run_id: int, session: str, name: str, content: bytes) -> Call[bool]:
@@ -190,7 +192,7 @@ def push_object(node: int, run_id: int, session: str, name: str, content: bytes)
     request = message_pb2.PushObjectRequest(
         node=_node(node), run_id=run_id, object_id=name, object_content=content, session_id=session
     )
-    return _call("push-object", request, message_pb2.PushObjectResponse, lambda answer: bool(answer.stored))
+    return call(PREFIX + "push-object", request, message_pb2.PushObjectResponse, lambda answer: bool(answer.stored))
 
 
 def assemble(name: str, objects: Mapping[str, bytes], max_bytes: int) -> Message:
@@ -274,7 +276,9 @@ def _node(number: int) -> node_pb2.Node:
     return node_pb2.Node(node_id=number)
 
 
-def _call(path: str, request: Any, answer: Any, value: Callable[[Any], T]) -> Call[T]:
+def call(path: str, request: Any, answer: Any, value: Callable[[Any], T]) -> Call[T]:
+    """The Call that posts a protobuf `request` and makes `value` of the protobuf message `answer` that comes back."""
+
     def read(data: bytes) -> T:
         try:
             found = answer.FromString(data)
@@ -282,4 +286,4 @@ def _call(path: str, request: Any, answer: Any, value: Callable[[Any], T]) -> Ca
             raise FederationError(f"{path}: {len(data)} bytes that are no answer of a SuperLink") from None
         return value(found)
 
-    return Call(PREFIX + path, request.SerializeToString(), read)
+    return Call(path, request.SerializeToString(), read)

@@ -4,9 +4,11 @@ Where the bundle, the state and the stream lie is the device's business and come
 so that nobody who starts a run can point a device at another file.
 """
 
+import json
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 from flwr.app import Context, Message
@@ -18,6 +20,7 @@ from edgessl.errors import FederationError
 from federated.client import Learners, catch_up, train_round
 from federated.server import make_server_app
 from federated.settings import RoundSettings
+from federated.strategies import build_strategy
 
 
 def client_app() -> ClientApp:
@@ -41,8 +44,9 @@ def client_app() -> ClientApp:
 def server_app() -> ServerApp:
     """The ServerApp.
 
-    run_config: "bundle" and "save-to" (paths on the server), "rounds", "fraction-train", "min-nodes",
-    "round-timeout" (seconds), "seed".
+    run_config: "bundle" and "save-to" (paths on the server); the fields of RoundSettings with hyphens; "state-dir"
+    (a path on the server, "" for a run that is not resumed); "strategy", a name, with "strategy-options", and
+    "client-config", what goes to the devices, both of them JSON objects.
     """
     app = ServerApp()
 
@@ -50,22 +54,45 @@ def server_app() -> ServerApp:
     def main(grid: Grid, context: Context) -> None:
         config = context.run_config
         bundle = Bundle.open(_setting(config, "bundle", str))
+        layout = bundle.manifest.parameters
+        state = _setting(config, "state-dir", str, "")
         run = make_server_app(
             bundle.state()["theta"],
             bundle.digest,
-            RoundSettings(
-                rounds=_setting(config, "rounds", int),
-                fraction_train=float(_setting(config, "fraction-train", float)),
-                min_nodes=_setting(config, "min-nodes", int),
-                round_timeout=float(_setting(config, "round-timeout", float)),
-                seed=_setting(config, "seed", int),
-            ),
-            layout=bundle.manifest.parameters,
+            _round_settings(config),
+            layout=layout,
+            strategy=build_strategy(_setting(config, "strategy", str), layout, _json(config, "strategy-options")),
+            client_config=_json(config, "client-config"),
             save_to=Path(_setting(config, "save-to", str)),
+            state_dir=Path(state) if state else None,
         )
         run(grid, context)
 
     return app
+
+
+def _round_settings(config: Mapping[str, Any]) -> RoundSettings:
+    """The fields of RoundSettings from keys with hyphens; the app's own defaults are those of its pyproject.toml."""
+    kinds = get_type_hints(RoundSettings)
+    values: dict[str, Any] = {}
+    for field in fields(RoundSettings):
+        key, kind = field.name.replace("_", "-"), kinds[field.name]
+        if kind is float and type(config.get(key)) is int:
+            values[field.name] = float(config[key])
+        else:
+            values[field.name] = _setting(config, key, kind)
+    return RoundSettings(**values)
+
+
+def _json(config: Mapping[str, Any], key: str) -> dict[str, Any]:
+    text = _setting(config, key, str, "")
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise FederationError(f"{key}: expected a JSON object, found {text!r}")
+    return found
 
 
 def _open_learner(context: Context) -> Learner:

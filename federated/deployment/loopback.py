@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgessl.device import Bundle
-from federated.deployment.programs import Programs, environment, free_port
+from federated.deployment.programs import Programs, environment, free_port, write_toml
+from federated.deployment.superlink import APP, Server
 from federated.result import FederationResult
 
-APP = Path(__file__).parent / "app"  # the Flower App folder that `flwr run` packs
 _LINK = "loopback"
 
 
@@ -46,28 +44,19 @@ def run_loopback(
     shared = {"bundle": str(bundle_path.resolve())}
     run = {"save-to": str(final), "rounds": rounds, "local-steps": local_steps, "seed": seed}
     run |= {"min-nodes": len(streams), "round-timeout": timeout}
-    _write_toml(workdir / "run.toml", shared | run)
+    write_toml(workdir / "run.toml", shared | run)
     with Programs(environment(home), logs, timeout) as programs:
         programs.start("superlink", "flower-superlink", "--insecure", "--host", "127.0.0.1", "--port", str(port))
-        programs.wait(lambda: _healthy(address), "the SuperLink to answer")
+        programs.wait(Server(workdir, port=port).healthy, "the SuperLink to answer")
         for i, stream in enumerate(streams):
             node: dict[str, object] = {"state-dir": str(workdir / f"node-{i}"), "stream": str(stream.resolve())}
             limits = {"memory-bytes": memory_bytes, "seed": seed + i}
-            _write_toml(config := workdir / f"node-{i}.toml", shared | node | limits)
+            write_toml(config := workdir / f"node-{i}.toml", shared | node | limits)
             own = ("--port", str(free_port()), "--node-config", str(config))
             programs.start(f"supernode-{i}", "flower-supernode", "--insecure", "--superlink", address, *own)
         programs.call("flwr", "run", str(APP), _LINK, "--run-config", str(workdir / "run.toml"))
         programs.wait(lambda: _finished(programs), "the run to finish", every=3.0)
     return FederationResult.load(final, bundle.digest)
-
-
-def _healthy(address: str) -> bool:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(f"http://{address}/health", timeout=2):
-            return True
-    except OSError:
-        return False
 
 
 def _finished(programs: Programs) -> bool:
@@ -76,7 +65,3 @@ def _finished(programs: Programs) -> bool:
     if run["status"].startswith("finished") and run["status"] != "finished:completed":
         raise programs.failure(f"the run is {run['status']}: {run['status-details']}")
     return bool(run["status"] == "finished:completed")
-
-
-def _write_toml(path: Path, values: Mapping[str, object]) -> None:
-    path.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()))

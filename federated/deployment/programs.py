@@ -92,12 +92,16 @@ class Programs:
     def wait(self, done: Callable[[], bool], what: str, every: float = 0.5) -> None:
         """Until `done`; FederationError when a program ends or time is up, with what was waited for."""
         while not done():
-            for name, process in self._running.items():
-                if (code := process.poll()) is not None:
-                    raise self.failure(f"{name} ended with code {code}")
+            self.check()
             if time.monotonic() > self.deadline:
                 raise self.failure(f"waited {self.timeout:g} s in all, last for {what}")
             time.sleep(every)
+
+    def check(self) -> None:
+        """FederationError when one of them ended by itself."""
+        for name, process in self._running.items():
+            if (code := process.poll()) is not None:
+                raise self.failure(f"{name} ended with code {code}")
 
     def failure(self, what: str) -> FederationError:
         """The error that says `what` and shows the end of every log."""
@@ -149,3 +153,8 @@ def _groups_below(roots: set[int]) -> set[int]:
         before = len(family)
         family |= {pid for pid, parent, _ in table if parent in family}
     return roots | {group for pid, _, group in table if pid in family}
+
+
+def write_toml(path: Path, values: Mapping[str, object]) -> None:
+    """Write Flower's kind of configuration: a value per key."""
+    path.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()))

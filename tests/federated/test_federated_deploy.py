@@ -1,6 +1,7 @@
 """The deployed apps, the programs that run them, and (make test-deploy) a real SuperLink with two SuperNodes."""
 
 import contextlib
+import dataclasses
 import socket
 import subprocess
 import sys
@@ -12,10 +13,13 @@ import numpy as np
 import pytest
 from flwr.app import Context, RecordDict
 
+from edgessl.device.storage.state import SLOTS
 from edgessl.errors import FederationError, MissingDependencyError
 from federated import FederationResult, federate_in_process, run_local, run_loopback
+from federated.checkpoint import LOG
 from federated.deployment import apps, loopback
 from federated.deployment import programs as started
+from federated.settings import RoundSettings
 
 ROUNDS, STEPS = 2, 10
 
@@ -83,8 +87,17 @@ class TestApps:
             run(node={"state-dir": ""})
 
     def test_a_server_cannot_point_a_device_at_a_file(self, run, tmp_path):
-        run({"state-dir": str(tmp_path / "elsewhere"), "stream": "/etc/passwd"})
-        assert not (tmp_path / "elsewhere").exists()
+        run({"state-dir": str(tmp_path / "elsewhere"), "stream": "/etc/passwd"})  # the former is the server's own
+        assert (tmp_path / "elsewhere" / LOG).exists()
+        assert not [path for path in (tmp_path / "elsewhere").iterdir() if path.name in SLOTS]
+        assert [path for path in (tmp_path / "node-0").iterdir() if path.name in SLOTS]
+
+
+def test_every_round_setting_can_be_set_and_has_the_default_of_the_code():
+    config = app_config()["config"]
+    for field in dataclasses.fields(RoundSettings):
+        given = config[field.name.replace("_", "-")]
+        assert field.name == "rounds" or given == field.default
 
 
 def test_the_app_folder_names_what_is_there():
