@@ -9,8 +9,21 @@ from flwr.app import Array, ArrayRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from edgessl.errors import FederationError
+from federated.codecs.downlink import Downlink
 from federated.compat import wire_bytes
-from federated.message import ARRAYS, EXAMPLES, METRICS, PAYLOAD, THETA, Float, Update, records, unpack
+from federated.message import (
+    ARRAYS,
+    EXAMPLES,
+    METRICS,
+    PAYLOAD,
+    THETA,
+    VERSION,
+    Float,
+    Update,
+    config_of,
+    records,
+    unpack,
+)
 
 POLL_SECONDS = 0.5
 PULL = 8  # replies in memory at once
@@ -29,6 +42,17 @@ class Tally:
     bytes_up: int = 0
     late: int = 0
     failures: dict[str, str] = field(default_factory=dict)
+    devices: dict[str, list[int]] = field(default_factory=dict)  # node id to bytes down and up
+
+    def down(self, node: int, size: int) -> None:
+        """Bytes went to a node."""
+        self.bytes_down += size
+        self.devices.setdefault(str(node), [0, 0])[0] += size
+
+    def up(self, node: int, size: int) -> None:
+        """Bytes came from a node."""
+        self.bytes_up += size
+        self.devices.setdefault(str(node), [0, 0])[1] += size
 
 
 @dataclass(frozen=True)
@@ -47,7 +71,8 @@ class Exchange:
     Time is the grid's where it has `now()` and `wait(seconds)`, as simulations with a virtual clock do.
     """
 
-    def __init__(self, grid: Grid, digest: str, size: int, timeout: float) -> None:
+    def __init__(self, grid: Grid, digest: str, size: int, timeout: float, downlink: Downlink | None = None) -> None:
+        self.downlink = downlink
         self.grid, self._digest, self._size, self._timeout = grid, digest, size, timeout
         self.now: Callable[[], float] = getattr(grid, "now", time.monotonic)
         self.wait: Callable[[float], None] = getattr(grid, "wait", time.sleep)
@@ -63,6 +88,8 @@ class Exchange:
 
     def push(self, messages: list[Message], number: int) -> None:
         """Send the messages of round `number`; what cannot be sent is a failure of its node."""
+        if self.downlink is not None:
+            self.downlink.address(messages)
         names = list(self.grid.push_messages(messages))
         if len(names) != len(messages):  # how Flower says "payload too large"
             raise FederationError(
@@ -77,7 +104,7 @@ class Exchange:
                 continue
             if id(message.content) not in sizes:  # all messages of a round share one
                 sizes[id(message.content)] = wire_bytes(message.content)
-            self.tally.bytes_down += sizes[id(message.content)]
+            self.tally.down(node, sizes[id(message.content)])
             self._pending[name] = Asked(node, number, began, began + self._timeout)
 
     def pull(self) -> Iterator[tuple[Asked, Message]]:
@@ -93,11 +120,13 @@ class Exchange:
                         node = str(reply.metadata.src_node_id)
                         self.tally.failures[node] = "refused: a reply to nothing that was asked"
                     else:
+                        self._holds(asked.node, None if reply.has_error() else config_of(reply.content).get(VERSION))
                         yield asked, reply
             finally:
                 if isinstance(there, list):  # already handed over: nobody will see them if we stopped in between
                     for reply in replies:
-                        self._pending.pop(reply.metadata.reply_to_message_id, None)
+                        if asked := self._pending.pop(reply.metadata.reply_to_message_id, None):
+                            self._holds(asked.node, None)
                         self.tally.late += 1
 
     def drain(self) -> None:
@@ -112,14 +141,20 @@ class Exchange:
         for name, asked in late.items():
             del self._pending[name]
             self.tally.failures[str(asked.node)] = f"no reply within {self._timeout:g} s"
+            self._holds(asked.node, None)
         return list(late.values())
+
+    def _holds(self, node: int, version: Any) -> None:
+        """A reply says, or the lack of one leaves open, which weights a node has."""
+        if self.downlink is not None:
+            self.downlink.holds(node, version if isinstance(version, str) else None)
 
     def accept(self, asked: Asked, reply: Message, references: Mapping[str, Float]) -> Update | None:
         """What a reply says; None, and the reason among the failures, for one that cannot be used."""
         if reply.has_error():
             self.tally.failures[str(asked.node)] = f"error {reply.error.code}: {reply.error.reason}"
             return None
-        self.tally.bytes_up += wire_bytes(reply.content)
+        self.tally.up(asked.node, wire_bytes(reply.content))
         try:
             update = unpack(
                 reply.content,

@@ -17,9 +17,13 @@ from edgessl.device.bundle.specs import ParameterEntry
 from edgessl.errors import FederationError
 from federated.asynchronous import Buffered
 from federated.checkpoint import Head, ServerStore, unspent
+from federated.codecs import parse_codec
+from federated.codecs.downlink import Downlink
+from federated.codecs.link import WHOLE
+from federated.compatibility import plan_of
 from federated.exchange import Exchange, Tally, dense
 from federated.lineage import Version, layout_hash
-from federated.message import ARRAYS, CONFIG, DIGEST, ROUND, THETA, Float, flat_array, version_of
+from federated.message import ARRAYS, CODEC, CONFIG, DIGEST, ROUND, THETA, Float, flat_array, version_of
 from federated.result import FederationResult
 from federated.selection import Chosen, Eligible, Selection
 from federated.settings import RoundSettings
@@ -65,13 +69,17 @@ def make_server_app(
         from there: with devices that answer alike, to the same weights bit for bit.
     """
     flat_array(Array(initial_theta), len(initial_theta))
+    plan_of(strategy or StreamingFedAvg(), settings).check()
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        exchange = Exchange(grid, bundle_digest, len(initial_theta), settings.round_timeout)
+        downlink = None if settings.downlink == WHOLE else Downlink(parse_codec(settings.downlink))
+        exchange = Exchange(grid, bundle_digest, len(initial_theta), settings.round_timeout, downlink)
         run = _Run(exchange, settings, strategy or StreamingFedAvg(), Selection(settings, eligible))
         run.fixed = {**(client_config or {}), DIGEST: bundle_digest}
+        if (settings.codec, settings.downlink) != (WHOLE, WHOLE):
+            run.fixed[CODEC] = settings.codec
         first = Version(
             secrets.token_hex(8), 0, 0, version_of(initial_theta), "", layout_hash(layout) if layout else ""
         )
@@ -103,7 +111,8 @@ class _Run:
     ) -> None:
         self._exchange, self._settings, self._strategy, self._selection = exchange, settings, strategy, selection
         self._buffered = Buffered(strategy, settings, selection, exchange) if isinstance(strategy, FedBuff) else None
-        self._stateful = {"strategy": strategy} if isinstance(strategy, Stateful) else {}
+        parts = {"strategy": strategy, "downlink": exchange.downlink}
+        self._stateful = {name: part for name, part in parts.items() if isinstance(part, Stateful)}
         self._store: ServerStore | None = None
         self._refused = 0
 
@@ -147,6 +156,8 @@ class _Run:
             )
         if not np.isfinite(theta).all():
             raise FederationError(f"round {number}: the strategy made NaN or infinite weights of finite ones")
+        if self._exchange.downlink is not None:
+            theta = self._exchange.downlink.publish(theta, self.head.theta)
         new = replace(version, number=number, hash=version_of(theta), parent=version.hash)
         record = {
             **metrics,  # first: no client's metric may pass for what the server counted
@@ -216,4 +227,5 @@ def _counts(number: int, tally: Tally) -> dict[str, Any]:
         "examples": tally.examples,
         "bytes_down": tally.bytes_down,
         "bytes_up": tally.bytes_up,
+        "device_bytes": tally.devices,
     }

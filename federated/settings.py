@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 from edgessl.errors import FederationError
+from federated.codecs import parse_codec
+from federated.codecs.link import WHOLE
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,8 @@ class RoundSettings:
         round_timeout: seconds after which a round ends with what there is.
         cool_down: rounds for which a node that failed is asked only where others are too few.
         seed: of the choice of nodes.
+        codec: how devices send what they learned, "whole" (float32) or a name that `codecs.parse_codec` reads.
+        downlink: how new weights go to devices that have earlier ones; the same names.
     """
 
     rounds: int
@@ -31,6 +35,8 @@ class RoundSettings:
     round_timeout: float = 600.0
     cool_down: int = 0
     seed: int = 0
+    codec: str = WHOLE
+    downlink: str = WHOLE
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction_train <= 1:
@@ -43,3 +49,6 @@ class RoundSettings:
         for name in ("node_timeout", "round_timeout", "cool_down", "seed"):
             if not (value := getattr(self, name)) >= 0:
                 raise FederationError(f"{name} must not be negative, found {value}")
+        for name in (self.codec, self.downlink):
+            if name != WHOLE:
+                parse_codec(name)

@@ -38,7 +38,7 @@ class CentralPrivacy(Streaming):
     ) -> None:
         if cohort < 1:
             raise FederationError(f"cohort must be at least 1, found {cohort}")
-        self._strategy, self._privacy, self._cohort, self._rng = strategy, privacy, cohort, rng
+        self.inner, self._privacy, self._cohort, self._rng = strategy, privacy, cohort, rng
         self.ledger = Ledger(privacy, "the fleet's privacy budget")
 
     def configure_train(
@@ -50,7 +50,7 @@ class CentralPrivacy(Streaming):
 
     def begin(self, number: int, reference: Float) -> None:
         """Nothing added yet."""
-        self._strategy.begin(number, reference)
+        self.inner.begin(number, reference)
         self._reference = reference
         self._sum: Double = np.zeros(len(reference))
 
@@ -63,8 +63,8 @@ class CentralPrivacy(Streaming):
         self.ledger.spend()
         deviation = self._privacy.noise_multiplier * self._privacy.clipping_norm
         mean = (self._sum + noise(len(self._sum), deviation, self._rng)) / self._cohort
-        self._strategy.add((self._reference + mean).astype(np.float32), self._cohort)
-        return self._strategy.finish()
+        self.inner.add((self._reference + mean).astype(np.float32), self._cohort)
+        return self.inner.finish()
 
     def aggregate(
         self, number: int, reference: Float, updates: Iterable[Update]
@@ -75,11 +75,11 @@ class CentralPrivacy(Streaming):
 
     def state(self) -> Mapping[str, Any]:
         """The ledger's, and the strategy's where it has one."""
-        inner = self._strategy.state() if isinstance(self._strategy, Stateful) else {}
+        inner = self.inner.state() if isinstance(self.inner, Stateful) else {}
         return {**inner, **self.ledger.state()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take over what `state` gave."""
         self.ledger.load_state(state)
-        if isinstance(self._strategy, Stateful):
-            self._strategy.load_state({name: v for name, v in state.items() if name not in self.ledger.state()})
+        if isinstance(self.inner, Stateful):
+            self.inner.load_state({name: v for name, v in state.items() if name not in self.ledger.state()})
