@@ -46,10 +46,10 @@ def test_a_bench_is_continued_not_repeated(tmp_path: Path) -> None:
 def test_what_cannot_be_continued_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "results.json"
     out.write_text('{"rows": []}')
-    with pytest.raises(DataError, match="not a result of the objectives bench"):
+    with pytest.raises(DataError, match="not the result of a bench"):
         run("digits", ("random",), 1, epochs=1, out=str(out))
-    out.write_text(json.dumps({"rows": [], "suite": "fashion", "settings": {}}))
-    with pytest.raises(ConfigError, match="holds suite 'fashion' with other settings"):
+    out.write_text(json.dumps({"bench": "objectives", "rows": [], "suite": "fashion", "settings": {}}))
+    with pytest.raises(ConfigError, match="holds a result with another suite and settings"):
         run("digits", ("random",), 1, epochs=1, out=str(out))
     assert json.loads(out.read_text())["suite"] == "fashion"
 

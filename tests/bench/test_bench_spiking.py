@@ -58,10 +58,10 @@ def test_what_the_bench_refuses(tiny: None, tmp_path: Path) -> None:
         spiking.run(systems=["gru"])
     out = tmp_path / "x.json"
     out.write_text("{}")
-    with pytest.raises(DataError, match="not the results of a bench"):
+    with pytest.raises(DataError, match="not the result of a bench"):
         spiking.run(out=str(out))
     out.write_text(json.dumps({"bench": "spiking", "settings": {}, "rows": []}))
-    with pytest.raises(ConfigError, match="other settings"):
+    with pytest.raises(ConfigError, match="another settings"):
         spiking.run(out=str(out))
 
 

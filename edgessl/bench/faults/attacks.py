@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from edgessl.bench.results import keep
 from edgessl.data.digits import open_digits
 from edgessl.device import Bundle, Learner
 from edgessl.device.guard.collapse import Guard, Verdict
-from edgessl.device.storage.files import write_atomically
 from edgessl.device.storage.tensors import Array
 from edgessl.errors import ConfigError, InputError
 from edgessl.evaluate import knn_accuracy
@@ -115,8 +114,7 @@ def run(
                     row = _attack(bundle, home, train[:KNOWN], streams[name], rate, guarded, seed, judge)
                     rows.append({"seed": seed, "attack": name, "guarded": guarded, **row})
                     progress(f"seed {seed}: {name}, guarded {guarded}: {row['before']:.3f} to {row['after']:.3f}")
-                    if out is not None:
-                        write_atomically(Path(out), json.dumps(_result(epochs, rows), indent=1).encode() + b"\n")
+                    keep(out, _result(epochs, rows))
             rows.append(
                 {
                     "seed": seed,
@@ -126,8 +124,7 @@ def run(
                 }
             )
     result = _result(epochs, rows)
-    if out is not None:
-        write_atomically(Path(out), json.dumps(result, indent=1).encode() + b"\n")
+    keep(out, result)
     return result
 
 

@@ -82,8 +82,7 @@ def _smooth(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Neighbouring numbers alike, from 0 to 1."""
     x = (np.roll(x, 1, -1) + x + np.roll(x, -1, -1)) / 3
     low, high = x.min(-1, keepdims=True), x.max(-1, keepdims=True)
-    scaled: npt.NDArray[np.float32] = (x - low) / (high - low)
-    return scaled
+    return ((x - low) / (high - low)).astype(np.float32)
 
 
 def _rss_mb() -> float:

@@ -6,19 +6,17 @@ bench that was interrupted goes on where it was.
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from edgessl.bench.objectives.suites import suite_of
 from edgessl.bench.process import Worker, WorkerError
-from edgessl.device.storage.files import write_atomically
-from edgessl.errors import ConfigError, DataError
+from edgessl.bench.results import keep, taken_up
+from edgessl.errors import ConfigError
 from edgessl.machine import machine, versions
 
 TIMEOUT_S = 3600.0
@@ -33,7 +31,7 @@ def run(
     *,
     epochs: int = 0,
     workers: int = 0,
-    out: str = "",
+    out: str | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Pretrain and probe every objective of a suite.
@@ -68,7 +66,8 @@ def run(
         "train": chosen.train,
         "test": chosen.test,
     }
-    rows, failures = _continue(Path(out), suite, settings) if out else ([], [])
+    rows = taken_up(out, {"bench": "objectives", "suite": suite, "settings": settings})
+    failures: list[Row] = []  # of this run; those of earlier ones are tried again
     done = {(row["name"], row["protocol"]["seeds"][0]) for row in rows}
     jobs: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
     waiting = [(name, seed) for seed in range(seeds) for name in names if (name, seed) not in done]
@@ -108,26 +107,10 @@ def run(
                     else:
                         rows.append(row)
                         progress(f"{name}, seed {seed}: kNN {row['figures']['knn'][0]:.3f} ({len(rows)} done)")
-                    if out:
-                        write_atomically(Path(out), json.dumps(result(), indent=1).encode() + b"\n")
+                    keep(out, result())
 
     count = min(workers or len(os.sched_getaffinity(0)), max(1, len(waiting)))
     with ThreadPoolExecutor(count) as pool:
         for future in [pool.submit(work) for _ in range(count)]:
             future.result()
     return result()
-
-
-def _continue(path: Path, suite: str, settings: dict[str, Any]) -> tuple[list[Row], list[Row]]:
-    """Rows that an earlier bench left in `path`; failed runs are tried again."""
-    if not path.exists():
-        return [], []
-    try:
-        found = json.loads(path.read_text())
-        rows: list[Row] = found["rows"]
-        same = (found["suite"], found["settings"]) == (suite, settings)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not a result of the objectives bench: {error}") from None
-    if not same:
-        raise ConfigError(f"{path} holds suite {found['suite']!r} with other settings; give another file")
-    return rows, []

@@ -11,21 +11,19 @@ The factory samples, on which the dense encoder is pretrained, teach first, by t
 from __future__ import annotations
 
 import itertools
-import json
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgessl.bench.continual.streams import Problem, problem
+from edgessl.bench.results import keep, taken_up
 from edgessl.bench.spiking.data import Case
 from edgessl.bench.spiking.systems import BALANCE_RATE, BALANCE_SAMPLES, HIDDEN, LOCAL, learn_locally, local_network
 from edgessl.continual.judge import KINDS, Judge
 from edgessl.continual.metrics import mean_and_std, summarize
 from edgessl.continual.streams import Stream
-from edgessl.device.storage.files import write_atomically
 from edgessl.errors import ConfigError, DataError
 from edgessl.machine import machine, versions
 
@@ -47,7 +45,7 @@ def run(
     systems: Sequence[str] = (),
     seeds: int = 3,
     *,
-    out: str = "",
+    out: str | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Run every system over every stream.
@@ -71,7 +69,7 @@ def run(
     for kind, names, known in (("stream", streams, STREAMS), ("system", systems, SYSTEMS)):
         if unknown := sorted(set(names) - set(known)):
             raise ConfigError(f"unknown {kind} {unknown[0]!r}; expected {', '.join(known)}")
-    rows = _continue(Path(out)) if out else []
+    rows = taken_up(out, {"bench": "spiking_continual", "settings": _settings()})
     done = {(row["stream"], row["system"], row["seed"]) for row in rows}
     for seed, stream, system in itertools.product(range(seeds), streams or STREAMS, systems or SYSTEMS):
         if (stream, system, seed) in done:
@@ -88,10 +86,7 @@ def run(
         progress(
             f"{stream} {system} {seed}: final {figures['final_accuracy']:.3f}, forgetting {figures['forgetting']:+.3f}"
         )
-        if out:
-            path = Path(out)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, json.dumps(_result(rows), indent=1).encode())
+        keep(out, _result(rows))
     return _result(rows)
 
 
@@ -183,17 +178,3 @@ def _settings() -> dict[str, Any]:
 def _result(rows: list[Row]) -> dict[str, Any]:
     return {"bench": "spiking_continual", "machine": machine(), "versions": versions(("numpy", "numba")),
             "settings": _settings(), "summary": summary(rows), "rows": rows}  # fmt: skip
-
-
-def _continue(path: Path) -> list[Row]:
-    if not path.exists():
-        return []
-    try:
-        found = json.loads(path.read_text())
-        same = found["bench"] == "spiking_continual" and found["settings"] == _settings()
-        rows: list[Row] = found["rows"]
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: not the results of a bench: {error}") from None
-    if not same:
-        raise ConfigError(f"{path} holds another bench or other settings; give another path, or delete it")
-    return rows

@@ -9,7 +9,6 @@ of ESPP, at rest and while it learns. Counts are exact; energies are estimates b
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from edgessl.bench.results import keep
 from edgessl.bench.spiking.data import CASES, Data, load
 from edgessl.bench.spiking.run import read_choices
 from edgessl.bench.spiking.systems import BALANCE_RATE, BALANCE_SAMPLES, HIDDEN, learn_locally, local_network
-from edgessl.device.storage.files import write_atomically
 from edgessl.errors import ConfigError
 from edgessl.machine import machine, versions
 
@@ -36,7 +35,7 @@ def run(
     *,
     samples: int = 100,
     chosen: str = "",
-    out: str = "",
+    out: str | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Count and price.
@@ -69,10 +68,7 @@ def run(
         "bench": "spiking_energy", "machine": machine(), "versions": versions(("numpy", "torch", "numba")),
         "settings": {"samples": samples, "factor": FACTOR, "chosen": best or "untuned"}, "rows": rows,
     }  # fmt: skip
-    if out:
-        path = Path(out)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(result, indent=1).encode())
+    keep(out, result)
     return result
 
 

@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from edgessl.bench.results import keep, taken_up
 from edgessl.bench.spiking.data import CASES, Data, load
 from edgessl.bench.spiking.systems import GRID, Row, measure
-from edgessl.device.storage.files import write_atomically
 from edgessl.errors import ConfigError, DataError
 from edgessl.machine import machine, versions
 
@@ -40,7 +40,7 @@ def run(
     stage: str = "test",
     chosen: str = "",
     epochs: int = 0,
-    out: str = "",
+    out: str | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Train and read out every system on every data set.
@@ -71,7 +71,7 @@ def run(
     settings: dict[str, Any] = {"stage": stage, "grid": {k: list(v) for k, v in GRID.items()}, "epochs": epochs}
     settings |= {name: asdict(case) for name, case in CASES.items()}
     best = read_choices(Path(chosen)) if chosen else {}
-    rows = _continue(Path(out), settings) if out else []
+    rows = taken_up(out, {"bench": "spiking", "settings": settings})
     done = {(row["data"], row["system"], row["seed"], row["setting"]) for row in rows}
     opened: dict[str, Data] = {}
     for seed, name, system, setting in _plan(data or CASES, systems or GRID, seeds, stage, best if chosen else None):
@@ -83,8 +83,7 @@ def run(
         found = measure(opened[name], system, seed, setting, epochs, integers=stage == "test")
         rows += [{"data": name, **row} for row in found]
         progress(f"{name} {system} {seed} {setting:g}: {found[-1]['linear']:.3f} in {time.monotonic() - began:.0f} s")
-        if out:
-            _write(Path(out), settings, best, rows)
+        keep(out, _result(settings, best, rows))
     return _result(settings, best, rows)
 
 
@@ -161,22 +160,3 @@ def _result(settings: dict[str, Any], best: dict[str, Any], rows: list[Row]) -> 
     return {"bench": "spiking", "stage": stage, "machine": machine(), "versions": versions(PACKAGES),
             "settings": settings, "chosen": taken, "summary": summary(rows) if stage == "test" else [],
             "rows": rows}  # fmt: skip
-
-
-def _write(path: Path, settings: dict[str, Any], best: dict[str, Any], rows: list[Row]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(_result(settings, best, rows), indent=1).encode())
-
-
-def _continue(path: Path, settings: dict[str, Any]) -> list[Row]:
-    if not path.exists():
-        return []
-    try:
-        found = json.loads(path.read_text())
-        same = found["bench"] == "spiking" and found["settings"] == settings
-        rows: list[Row] = found["rows"]
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: not the results of a bench: {error}") from None
-    if not same:
-        raise ConfigError(f"{path} holds another bench or other settings; give another path, or delete it")
-    return rows
