@@ -44,7 +44,7 @@ def main() -> None:
     sizes: list[float] = []
     done, most, refused, warm = 0, 0, 0, int(WARM_UP * job["samples"])
     for line in sys.stdin:
-        for _ in range(json.loads(line)["samples"] // BLOCK):
+        for _ in range(-(-json.loads(line)["samples"] // BLOCK)):
             seen = scenes[rng.integers(SCENES, size=BLOCK)]
             x = seen + np.float32(CHANGE) * rng.standard_normal(seen.shape, dtype=np.float32)
             due = inner.metrics()["attempts"] + STEPS_PER_SAMPLE * BLOCK
