@@ -2,12 +2,27 @@
 
 from export import export_bundle
 export_bundle(checkpoint, "model.edgessl", calibration=samples)
+
+Importing this package loads neither torch nor onnx; each name below is imported when it is first used.
 """
 
-from export.bundle import Graphs, export_bundle, trace_graphs
-from export.parity import STEP_TOLERANCE, encoder_parity, int8_agreement, step_parity
-from export.quantize import quantize_encoder
-from export.trace import trace_encoder, trace_frozen_encoder, trace_step
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from export.bundle import Graphs, export_bundle, trace_graphs
+    from export.parity import STEP_TOLERANCE, encoder_parity, int8_agreement, step_parity
+    from export.quantize import quantize_encoder
+    from export.trace import trace_encoder, trace_frozen_encoder, trace_step
+
+_HOMES = {
+    "Graphs": "bundle", "export_bundle": "bundle", "trace_graphs": "bundle",
+    "STEP_TOLERANCE": "parity", "encoder_parity": "parity", "int8_agreement": "parity", "step_parity": "parity",
+    "quantize_encoder": "quantize",
+    "trace_encoder": "trace", "trace_frozen_encoder": "trace", "trace_step": "trace",
+}  # fmt: skip
 
 __all__ = [
     "STEP_TOLERANCE",
@@ -22,3 +37,9 @@ __all__ = [
     "trace_graphs",
     "trace_step",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
