@@ -1,0 +1,221 @@
+"""How many bytes does a federation need? The same rounds with updates whole and encoded, both ways.
+
+Everything is real but the network: Learners, Flower's messages with their wire bytes counted, `train_round`, the
+links' residuals on disk, the server's downlink.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+
+from edgessl.bench.federated.compression_data import DATA, Fleet, Float, fleet
+from edgessl.continual.torch_runtime import TorchModel
+from edgessl.device import Learner, SessionProfile
+from edgessl.device.bundle.specs import InputSpec
+from edgessl.device.storage.files import write_atomically
+from edgessl.errors import ConfigError
+from edgessl.evaluate.neighbours import knn_predict
+from edgessl.machine import machine, versions
+from edgessl.recipe import build_step, parse_recipe
+
+Row = dict[str, Any]
+KEY = ("data", "method", "seed")
+
+# method -> codec both ways, whether devices keep a residual
+METHODS: dict[str, tuple[str, bool]] = {
+    "whole": ("whole", True),
+    "int8": ("int8", True),
+    "topk:0.1+int8": ("topk:0.1+int8", True),
+    "topk:0.1+int8, no feedback": ("topk:0.1+int8", False),
+    "topk:0.02+int8": ("topk:0.02+int8", True),
+    "randomk:0.1+int8": ("randomk:0.1+int8", True),
+}
+BESIDE = ("random", "centralised")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the figures depend on; the local steps of a round are the data's, see `compression_data`."""
+
+    rounds: int = 14
+    batch_size: int = 32
+    objective: str = "simclr"
+    optimizer: str = "sgd"
+
+
+def run(
+    data: Sequence[str] = DATA,
+    methods: Sequence[str] = (*BESIDE, *METHODS),
+    seeds: Sequence[int] = (0, 1, 2),
+    *,
+    out: str = "",
+    progress: Callable[[str], None] = lambda line: None,
+    **settings: Any,
+) -> Row:
+    """Run a federation per codec and seed, and judge the last global encoder.
+
+    Args:
+        data: of `compression_data.DATA`.
+        methods: of METHODS, or of BESIDE: `random` weights, and `centralised`, one learner with all data that takes as
+            many steps as all devices together and is then frozen.
+        seeds: of samples, weights and noise.
+        out: file that is written after every run, and continued if it exists; "" writes none.
+        progress: told in a line what was done.
+        settings: of `Settings`.
+
+    Returns:
+        {"bench", "settings", "rows", "date", "machine", "versions"}. A row: data, method, seed, level ("A", in one
+        process), clients, parameters; knn: 20-nearest-neighbour accuracy in percent; bytes_up_per_update,
+        bytes_down_per_update: of a message on the wire, on average; bytes: of all; failures; seconds of processor time.
+
+    Raises:
+        ConfigError: an unknown name, or `out` was measured with other settings.
+    """
+    known = (*BESIDE, *METHODS)
+    for kind, names, asked in (("data", DATA, data), ("method", known, methods)):
+        if unknown := [name for name in asked if name not in names]:
+            raise ConfigError(f"unknown {kind} {unknown[0]!r}; choose among {'; '.join(names)}")
+    chosen = Settings(**settings)
+    result = _start(chosen, Path(out) if out else None)
+    done = {tuple(row[k] for k in KEY) for row in result["rows"]}
+    torch.set_num_threads(1)
+    for seed in seeds:
+        for name in data:
+            for method in methods:
+                if (name, method, seed) not in done:
+                    result["rows"].append(measure(name, method, seed, chosen))
+                    last = result["rows"][-1]
+                    progress(f"{name}, {method}, {seed}: {last['knn']:.1f}, {last['bytes']:,} bytes")
+                    if out:
+                        write_atomically(Path(out), json.dumps(result, indent=1).encode() + b"\n")
+    return result
+
+
+def measure(name: str, method: str, seed: int, settings: Settings) -> Row:
+    """One row."""
+    began, found = time.process_time(), fleet(name, seed)
+    model = _model(found, settings, seed)
+    theta, records = model.state()["theta"], list[Row]()
+    with TemporaryDirectory(prefix="edgessl-compression-") as folder, ExitStack() as stack:
+        parts = found.devices if method in METHODS else [np.concatenate(found.devices)]
+        learners = [] if method == "random" else _learners(model, parts, Path(folder), seed, stack)
+        if method == "centralised":
+            learners[0].learn(max_steps=settings.rounds * found.local_steps * len(found.devices))
+            theta = learners[0].theta
+        elif method in METHODS:
+            theta, records = _federate(model, learners, method, settings.rounds, found.local_steps)
+    encoder, _ = model.runners(SessionProfile())
+    bank, test = (_embed(encoder, theta, x) for x in (np.concatenate(found.devices), found.test))
+    messages = max(1, sum(record["clients"] for record in records))
+    up, down = (sum(record[key] for record in records) for key in ("bytes_up", "bytes_down"))
+    return {
+        "data": name,
+        "method": method,
+        "seed": seed,
+        "level": "A",
+        "clients": len(found.devices),
+        "parameters": model.manifest.theta_size,
+        "knn": round(100 * float((knn_predict(bank, found.labels, test) == found.test_labels).mean()), 2),
+        "bytes_up_per_update": round(up / messages),
+        "bytes_down_per_update": round(down / messages),
+        "bytes": up + down,
+        "failures": sum(len(record["failures"]) for record in records),
+        "seconds": round(time.process_time() - began, 1),
+    }
+
+
+def _model(found: Fleet, settings: Settings, seed: int) -> TorchModel:
+    recipe = parse_recipe(
+        {
+            "encoder": {"name": found.encoder, "options": found.options},
+            "objective": {"name": settings.objective},
+            "optimizer": settings.optimizer,
+            "batch_size": settings.batch_size,
+            "epochs": 1,
+            "seed": seed,
+        }
+    )
+    x = np.concatenate(found.devices)
+    axes = (0, *range(2, x.ndim))
+    mean, std = (tuple(float(v) for v in f(axis=axes)) for f in (x.mean, x.std))
+    spec = InputSpec(found.kind, x.shape[1:], mean, std, "as recorded")
+    step = build_step(recipe, spec)
+    return TorchModel(recipe, spec, step, step.initial_state(), batch_size=settings.batch_size, hyper=step.hyper)
+
+
+def _learners(model: TorchModel, parts: Sequence[Float], folder: Path, seed: int, stack: ExitStack) -> list[Learner]:
+    """One per part, whose memory holds all of it."""
+    learners = []
+    for i, part in enumerate(parts):
+        memory = 2 * part.nbytes
+        learners.append(Learner.open(model, folder / f"device-{i}", memory_bytes=memory, seed=100 * seed + i))
+        stack.enter_context(learners[-1])
+        for j in range(0, len(part), 256):
+            learners[-1].observe(part[j : j + 256])
+    return learners
+
+
+def _federate(
+    model: TorchModel, learners: list[Learner], method: str, rounds: int, local_steps: int
+) -> tuple[Float, list[Row]]:
+    """The last global weights and the rounds' records."""
+    from flwr.app import Context, Message
+
+    from federated import RoundSettings, compat, make_server_app, run_local, train_round
+    from federated.codecs.link import FOLDER, DeviceLink
+
+    codec, feedback = METHODS[method]
+    last, records = model.state()["theta"], list[Row]()
+
+    def client(message: Message, context: Context) -> Message:
+        learner = learners[int(context.node_config["partition-id"])]
+        reply = train_round(message, learner, local_steps)
+        if not feedback:
+            link = DeviceLink(learner.directory / FOLDER, model.digest)
+            link.settle()
+            link.save()
+            link.close()
+        return reply
+
+    def on_round(record: Row, theta: Float) -> None:
+        nonlocal last
+        last = theta
+        records.append(record)
+
+    settings = RoundSettings(rounds, min_nodes=len(learners), codec=codec, downlink=codec)
+    server = make_server_app(last, model.digest, settings, layout=model.manifest.parameters, on_round=on_round)
+    with compat.quiet():
+        run_local(server, client, len(learners))
+    return last, records
+
+
+def _embed(encoder: Any, theta: Float, x: Float) -> Float:
+    return np.concatenate([encoder.embed(theta, x[i : i + 256]) for i in range(0, len(x), 256)])
+
+
+def _start(settings: Settings, path: Path | None) -> Row:
+    fresh: Row = {
+        "bench": "federated_compression",
+        "settings": asdict(settings),
+        "rows": [],
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "machine": machine(),
+        "versions": versions(),
+    }
+    if path is None or not path.exists():
+        return fresh
+    found = json.loads(path.read_text())
+    if found.get("settings") != fresh["settings"]:
+        raise ConfigError(f"{path} was measured with other settings; give another file, or delete it")
+    return {**fresh, "rows": found["rows"]}
