@@ -44,7 +44,7 @@ def parse_rule(config: Mapping[str, Any]) -> Rule:
     name = config.get(RULE, FedAvgRule.name)
     if not isinstance(name, str) or name not in RULES:
         raise FederationError(f"unknown rule {str(name)[:64]!r}; this device knows {', '.join(RULES)}")
-    known = {field.name for field in dataclasses.fields(RULES[name])}  # type: ignore[arg-type]
+    known = sorted(field.name for field in dataclasses.fields(RULES[name]))  # type: ignore[arg-type]
     numbers: dict[str, float] = {}
     for key, value in config.items():
         if key.startswith(_PREFIX):

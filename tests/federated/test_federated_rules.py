@@ -80,7 +80,7 @@ class TestParse:
         [
             ({"rule": "evil"}, "unknown rule 'evil'; this device knows fedavg"),
             ({"rule": 3}, "unknown rule '3'"),
-            ({"rule": "fedema", "rule-lr": 1.0}, "rule 'fedema' has no number 'lr'; it has tau, scale"),
+            ({"rule": "fedema", "rule-lr": 1.0}, "rule 'fedema' has no number 'lr'; it has scale, tau"),
             ({"rule-tau": 1.0}, "rule 'fedavg' has no number 'tau'; it has none"),
             ({"rule": "fedema", "rule-tau": "0.7"}, "rule-tau: expected a finite number"),
             ({"rule": "fedema", "rule-tau": float("nan")}, "rule-tau: expected a finite number"),

@@ -1,0 +1,238 @@
+"""Does federated learning help, and which rule most? Devices that each see two classes, Fashion-MNIST and CIFAR-100.
+
+After table 3 of Zhuang et al., ICLR 2022 (5 clients, two classes each, BYOL), cut down to what a CPU does in minutes: a
+small network, a few thousand images, 15 rounds. So it is the order that can be compared, not the numbers. Everything
+is real but the network: Learners, Flower's messages, `train_round`, the streaming mean.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+
+from edgessl.bench.federated.order_data import DATA, Shards, shards
+from edgessl.continual.judge import ridge_predict
+from edgessl.continual.torch_runtime import TorchModel
+from edgessl.device import Learner, SessionProfile
+from edgessl.device.bundle.specs import InputSpec
+from edgessl.device.storage.files import write_atomically
+from edgessl.errors import ConfigError
+from edgessl.evaluate.neighbours import knn_predict
+from edgessl.machine import machine, versions
+from edgessl.recipe import build_step, parse_recipe
+
+Row = dict[str, Any]
+Array = np.ndarray[Any, np.dtype[Any]]
+METHODS = ("random", "standalone", "fedavg", "fedu", "fedema", "centralised")
+KEY = ("data", "method", "seed")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the figures depend on; learning rate, decays, tau and threshold are the papers'."""
+
+    rounds: int = 15
+    local_steps: int = 20
+    batch_size: int = 32
+    encoder: str = "ds_cnn_s"
+    stem_stride: int = 2
+    optimizer: str = "sgd"
+    lr: float = 0.032  # falls to 0 as a cosine over the rounds
+    weight_decay: float = 5e-4
+    teacher_decay: float = 0.99
+    tau: float = 0.7  # of fedema
+    threshold: float = 0.4  # of fedu
+    validate: bool = False  # judge on samples of the train part that no device has
+
+
+def run(
+    data: Sequence[str] = tuple(DATA),
+    methods: Sequence[str] = METHODS,
+    seeds: Sequence[int] = (0, 1, 2),
+    *,
+    out: str = "",
+    progress: Callable[[str], None] = lambda line: None,
+    **settings: Any,
+) -> Row:
+    """Train fleets, single devices and one model on all data, and judge their encoders.
+
+    Args:
+        data: of `order_data.DATA`.
+        methods: of METHODS: random weights; `standalone`, each device on its own (the mean of all); the rules of
+            `federated.rules` under FedAvg; `centralised`, one learner with everything and as many steps as all devices
+            take together.
+        seeds: of samples, weights and noise.
+        out: file that is written after every run, and continued if it exists; "" writes none.
+        progress: told in a line what was done.
+        settings: of `Settings`.
+
+    Returns:
+        {"bench", "settings", "rows", "date", "machine", "versions"}. A row: data, method, seed; knn, linear: accuracy
+        in percent of the global encoder (of `standalone`, of the devices' on average); client_knn, the mean of
+        the devices' own encoders on all classes; failures; seconds of processor time.
+
+    Raises:
+        ConfigError: an unknown name, or `out` was measured with other settings.
+    """
+    for kind, known, asked in (("data", DATA, data), ("method", METHODS, methods)):
+        if unknown := [name for name in asked if name not in known]:
+            raise ConfigError(f"unknown {kind} {unknown[0]!r}; choose among {', '.join(known)}")
+    chosen = Settings(**settings)
+    result = _start(chosen, Path(out) if out else None)
+    done = {tuple(row[k] for k in KEY) for row in result["rows"]}
+    torch.set_num_threads(1)
+    for name in data:
+        for seed in seeds:
+            for method in methods:
+                if (name, method, seed) not in done:
+                    result["rows"].append(measure(name, method, seed, chosen))
+                    last = result["rows"][-1]
+                    progress(f"{name}, {method}, {seed}: {last['knn']:.1f} in {last['seconds']:.0f} s")
+                    if out:
+                        write_atomically(Path(out), json.dumps(result, indent=1).encode() + b"\n")
+    return result
+
+
+def measure(name: str, method: str, seed: int, settings: Settings) -> Row:
+    """One row."""
+    began, found = time.process_time(), shards(name, seed, settings.validate)
+    model = _model(found, settings, seed)
+    encoder, _ = model.runners(SessionProfile())
+    failures = 0
+    with TemporaryDirectory(prefix="edgessl-order-") as folder, ExitStack() as stack:
+        fleet, own = model.state()["theta"], list[Array]()
+        if method in ("standalone", "centralised"):
+            parts = found.devices if method == "standalone" else [np.concatenate(found.devices)]
+            learners = list(_learners(model, parts, Path(folder), seed, stack))
+            for learner in learners:
+                for number in range(1, settings.rounds + 1):
+                    learner.hyper["lr"] = _rate(settings, number)
+                    steps = settings.local_steps * len(found.devices) // len(parts)
+                    failures += learner.learn(max_steps=steps).rolled_back_to is not None
+            own = [learner.theta for learner in learners]
+        elif method != "random":
+            learners = list(_learners(model, found.devices, Path(folder), seed, stack))
+            fleet, failures = _federate(model, learners, method, settings, seed)
+            own = [learner.theta for learner in learners]
+
+        def judge(theta: Array) -> tuple[float, float]:
+            bank, test = (_embed(encoder, theta, x) for x in (np.concatenate(found.devices), found.test))
+            right = [p(bank, found.labels, test) == found.test_labels for p in (knn_predict, ridge_predict)]
+            return 100 * float(right[0].mean()), 100 * float(right[1].mean())
+
+        judged = [judge(theta) for theta in own]
+        figures = np.mean(judged, axis=0) if method in ("standalone", "centralised") else judge(fleet)
+    return {
+        "data": name,
+        "method": method,
+        "seed": seed,
+        "knn": round(float(figures[0]), 2),
+        "linear": round(float(figures[1]), 2),
+        "client_knn": round(float(np.mean([k for k, _ in judged])), 2) if judged else None,
+        "failures": failures,
+        "seconds": round(time.process_time() - began, 1),
+    }
+
+
+def _model(found: Shards, settings: Settings, seed: int) -> TorchModel:
+    recipe = parse_recipe(
+        {
+            "encoder": {"name": settings.encoder, "options": {"stem_stride": settings.stem_stride}},
+            "objective": {"name": "byol"},
+            "optimizer": settings.optimizer,
+            "hyper": {"lr": settings.lr},
+            "batch_size": settings.batch_size,
+            "epochs": 1,
+            "seed": seed,
+        }
+    )
+    x = np.concatenate(found.devices)
+    mean, std = (tuple(float(v) for v in f(axis=(0, 2, 3))) for f in (x.mean, x.std))
+    spec = InputSpec("image", x.shape[1:], mean, std, "[0, 1]")
+    step = build_step(recipe, spec)
+    hyper = {k: getattr(settings, k) for k in ("lr", "weight_decay", "teacher_decay")}
+    return TorchModel(recipe, spec, step, step.initial_state(), batch_size=settings.batch_size, hyper=hyper)
+
+
+def _learners(
+    model: TorchModel, parts: Sequence[Array], folder: Path, seed: int, stack: ExitStack
+) -> Iterator[Learner]:
+    """One per part, whose memory holds all of it."""
+    for i, part in enumerate(parts):
+        memory = 2 * part.nbytes
+        learner = Learner.open(model, folder / f"device-{i}", memory_bytes=memory, seed=100 * seed + i)
+        stack.enter_context(learner)
+        for j in range(0, len(part), 256):
+            learner.observe(part[j : j + 256])
+        yield learner
+
+
+def _federate(
+    model: TorchModel, learners: list[Learner], rule: str, settings: Settings, seed: int
+) -> tuple[Array, int]:
+    """The last global weights, and how many replies could not be used."""
+    from flwr.app import Context, Message
+
+    from federated import RoundSettings, compat, make_server_app, run_local, train_round
+    from federated.message import CONFIG, ROUND
+    from federated.rules import rule_config
+
+    numbers = {"fedema": {"tau": settings.tau}, "fedu": {"threshold": settings.threshold}}
+    last, failures = model.state()["theta"], 0
+
+    def client(message: Message, context: Context) -> Message:
+        learner = learners[int(context.node_config["partition-id"])]
+        learner.hyper["lr"] = _rate(settings, int(message.content[CONFIG][ROUND]))  # type: ignore[arg-type, index]
+        return train_round(message, learner, settings.local_steps)
+
+    def on_round(record: Row, theta: Array) -> None:
+        nonlocal last, failures
+        last, failures = theta, failures + len(record["failures"])
+
+    server = make_server_app(
+        last,
+        model.digest,
+        RoundSettings(settings.rounds, min_nodes=len(learners), seed=seed),
+        layout=model.manifest.parameters,
+        client_config=rule_config(rule, numbers.get(rule)),
+        on_round=on_round,
+    )
+    with compat.quiet():
+        run_local(server, client, len(learners))
+    return last, failures
+
+
+def _rate(settings: Settings, number: int) -> float:
+    return settings.lr * 0.5 * (1 + math.cos(math.pi * (number - 1) / settings.rounds))
+
+
+def _embed(encoder: Any, theta: Array, x: Array) -> Array:
+    return np.concatenate([encoder.embed(theta, x[i : i + 256]) for i in range(0, len(x), 256)])
+
+
+def _start(settings: Settings, path: Path | None) -> Row:
+    fresh: Row = {
+        "bench": "federated_order",
+        "settings": asdict(settings),
+        "rows": [],
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "machine": machine(),
+        "versions": versions(),
+    }
+    if path is None or not path.exists():
+        return fresh
+    found = json.loads(path.read_text())
+    if found.get("settings") != fresh["settings"]:
+        raise ConfigError(f"{path} was measured with other settings; give another file, or delete it")
+    return {**fresh, "rows": found["rows"]}
