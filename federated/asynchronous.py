@@ -35,7 +35,8 @@ class Buffered:
         `message` makes the message for a node that is to train now.
         """
         exchange, wanted = self._exchange, self._strategy
-        self._selection.wait_for(exchange, number)
+        if not exchange.busy:  # those that are at work are no longer waited for
+            self._selection.wait_for(exchange, number)
         self._bases[number] = (hash, theta)
         self._bases = {k: v for k, v in self._bases.items() if number - k <= wanted.max_staleness}
         total, means, ages, weights = np.zeros(len(theta)), Means(), list[int](), list[float]()
