@@ -80,13 +80,13 @@ def serve(
             return not stop.is_set()
 
         keep_on()
-        stages.update(server.address, note="ready")
+        stages.say(f"{server.address}: ready")
         if bundle is None:
             while keep_on():
                 stop.wait(_LOOK_SECONDS)
             return
         run = start_run(operator, bundle, given)
-        stages.update(server.address, note=f"run {run}")
+        stages.say(f"{server.address}: run {run} has begun")
         operator.wait(run, keep_on=keep_on)
         if stop.is_set():
             return

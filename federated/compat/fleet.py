@@ -107,7 +107,7 @@ def error_code(body: bytes) -> tuple[int, str]:
         code, words = found.get("code", 0), found.get("detail")
         return (code if isinstance(code, int) else 0), str(words)[:500]
     except (ValueError, AttributeError):
-        return 0, body[:200].decode(errors="replace")
+        return 0, "" if body.lstrip().startswith(b"<") else body[:200].decode(errors="replace")  # a proxy's page
 
 
 def register(public_key: bytes) -> Call[int]:

@@ -36,6 +36,7 @@ class Proxy:
         name: host name that devices use.
         listen: address and port, or a port.
         upstream: host:port of the SuperLink.
+        upstream_name: DNS name in its certificate (nginx compares names, not addresses); `certs` puts this one in.
         certificate, key: PEM files of the proxy; ca: that of the SuperLink's certificate; absolute paths all.
         body_bytes: largest request; a reply's array travels in chunks of at most 20 MiB.
         requests_per_second: of one device (its address); a lean node makes one, and about ten for a message.
@@ -49,9 +50,10 @@ class Proxy:
     ca: Path
     body_bytes: int = 24 << 20
     requests_per_second: int = 30
+    upstream_name: str = "localhost"
 
     def __post_init__(self) -> None:
-        for what in ("name", "listen", "upstream", "certificate", "key", "ca"):
+        for what in ("name", "listen", "upstream", "upstream_name", "certificate", "key", "ca"):
             if not _PLAIN.fullmatch(str(getattr(self, what))):
                 raise ConfigError(f"{what}: {str(getattr(self, what))!r} cannot stand in an nginx configuration")
         for what in ("certificate", "key", "ca"):
@@ -60,7 +62,6 @@ class Proxy:
 
     def nginx(self) -> str:
         """The configuration, for a file in /etc/nginx/conf.d/."""
-        host = self.upstream.rpartition(":")[0].strip("[]")
         return f"""# From `edgessl federate proxy`: devices reach the fleet API, nobody reaches anything else.
 limit_req_zone $binary_remote_addr zone=edgessl_fleet:10m rate={self.requests_per_second}r/s;
 
@@ -93,9 +94,9 @@ server {{
         proxy_pass https://edgessl_superlink/v1/fleet/$1;
         proxy_http_version 1.1;
         proxy_set_header Connection "";
-        proxy_set_header Host {host};
+        proxy_set_header Host {self.upstream_name};
         proxy_ssl_verify on;
-        proxy_ssl_name {host};
+        proxy_ssl_name {self.upstream_name};
         proxy_ssl_server_name on;
         proxy_ssl_trusted_certificate {self.ca};
         proxy_ssl_session_reuse on;
@@ -107,7 +108,7 @@ server {{
         limit_except GET {{ deny all; }}
         proxy_pass https://edgessl_superlink/health;
         proxy_ssl_verify on;
-        proxy_ssl_name {host};
+        proxy_ssl_name {self.upstream_name};
         proxy_ssl_trusted_certificate {self.ca};
     }}
 

@@ -62,7 +62,7 @@ class Link:
         if status == 200:
             return call.read(body)
         code, words = error_code(body)
-        what = f"{self.server}: {call.path.rpartition('/')[2]}: HTTP {status}: {words}"
+        what = f"{self.server}: {call.path.rpartition('/')[2]}: HTTP {status} {words}".rstrip()
         if status in _LATER:
             raise LinkError(what)
         raise RefusedError(what, status, code)
