@@ -15,6 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from edgessl.errors import ExportError
 
 _FOLD_UP_TO = 1 << 20  # bytes; a larger folded constant would cost more than the operator
+_GROW_UP_TO = 1 << 12  # bytes; from here on a constant larger than what it is made of is left to onnxruntime's loader
 _RANDOM = ("RandomUniform", "RandomNormal", "RandomUniformLike", "RandomNormalLike", "Bernoulli", "Multinomial")
 _NEVER_FOLDED = ("ConstantOfShape", *_RANDOM)
 _MAY_BE_NO_OPS = ("Identity", "Cast", "CastLike", "Reshape", "Expand", "Shape")
@@ -69,7 +70,8 @@ def fold_constants(graph: onnx.GraphProto) -> int:
             continue
         feeds = {name: numpy_helper.to_array(values[name]) for name in node.input if name}
         results = _evaluate(node, feeds)
-        if any(value.nbytes > _FOLD_UP_TO for value in results):
+        most = max(value.nbytes for value in results)
+        if most > _FOLD_UP_TO or most > max(_GROW_UP_TO, sum(value.nbytes for value in feeds.values())):
             continue
         for name, value in zip(node.output, results, strict=True):
             values[name] = numpy_helper.from_array(value, name)

@@ -25,14 +25,14 @@ from edgessl.encoders.base import Encoder, evaluation_mode
 from edgessl.errors import ExportError
 from edgessl.layout import ParameterLayout
 from edgessl.step import TrainStep, hyper_tensors
-from export.lowerings import decompositions
+from export.lowerings import Lowerings
 from export.passes import clean
 
 OPSET = 20
 IR_VERSION = 10
 
 
-def trace_step(step: TrainStep, batch_shape: Sequence[int]) -> onnx.ModelProto:
+def trace_step(step: TrainStep, batch_shape: Sequence[int], lowerings: Lowerings | None = None) -> onnx.ModelProto:
     """The whole training step for batches of `batch_shape` `(N, *input_shape)` as an ONNX model.
 
     Inputs: every slot by name, `batch`, `noise`, `hyper.<name>` scalars, and `stored` where the strategy takes the
@@ -62,7 +62,7 @@ def trace_step(step: TrainStep, batch_shape: Sequence[int]) -> onnx.ModelProto:
         )
         return (*following(given, new_state), *(metrics[name] for name in step.metrics))
 
-    return trace_function(flat_step, arguments, inputs, outputs)
+    return trace_function(flat_step, arguments, inputs, outputs, lowerings)
 
 
 def following(given: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
@@ -72,7 +72,11 @@ def following(given: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> tuple
 
 
 def trace_function(
-    function: Callable[..., tuple[Tensor, ...]], arguments: tuple[Tensor, ...], inputs: list[str], outputs: list[str]
+    function: Callable[..., tuple[Tensor, ...]],
+    arguments: tuple[Tensor, ...],
+    inputs: list[str],
+    outputs: list[str],
+    lowerings: Lowerings | None = None,
 ) -> onnx.ModelProto:
     """A function of tensors, gradients taken inside included, as an ONNX model for arguments of these shapes.
 
@@ -80,7 +84,8 @@ def trace_function(
         ExportError: an operator has no ONNX form; the message names it and the line of the model.
     """
     try:
-        graph = make_fx(function, decomposition_table=decompositions(), tracing_mode="real")(*arguments)
+        table = (lowerings or Lowerings()).table()
+        graph = make_fx(function, decomposition_table=table, tracing_mode="real")(*arguments)
     except RuntimeError as error:
         raise ExportError(f"the step cannot be traced: {_first_cause(error)}") from error
     merge_common_subexpressions(graph)

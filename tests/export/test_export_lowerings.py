@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,11 +13,25 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from edgessl.errors import ExportError
-from export import lowerings
-from export.lowerings import GroupNormLowering, convolution_backward, decompositions, split_with_sizes
+from export.lowerings import Choices, Lowerings
+from export.lowerings.convolution import FORMS, ConvolutionLowering, possible
+from export.lowerings.norms import GroupNormLowering, LayerNormLowering, Standardisation
+from export.lowerings.splitting import split_with_sizes
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
-QUICK = settings(max_examples=60, deadline=None, derandomize=True)
+QUICK = settings(max_examples=25, deadline=None, derandomize=True)
+
+
+class Always(Choices):
+    """Takes each possible form in turn, so that a form is tested wherever it is possible."""
+
+    def __init__(self, wanted: int) -> None:
+        super().__init__()
+        self.wanted = wanted
+
+    def take(self, family: str, sizes: Any, possible: Any, rule: str) -> str:
+        self.taken[f"{family} {sizes}"] = form = possible[self.wanted % len(possible)]
+        return form
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -27,24 +40,29 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 def check_convolution(
     size: list[int], kernel: list[int], stride: list[int], padding: list[int], dilation: list[int],
-    n: int = 2, c_in: int = 2, c_out: int = 3, groups: int = 1, bias: bool = True,
-) -> None:  # fmt: skip
-    rank = len(size)
+    n: int = 2, c_in: int = 2, c_out: int = 3, groups: int = 1, bias: bool = True, turn: int = 0,
+) -> dict[str, str]:  # fmt: skip
+    rank, choices = len(size), Always(turn)
+    lowering = ConvolutionLowering(choices)
     x = draw(n, c_in * groups, *size, seed=1).requires_grad_()
     weight = draw(c_out * groups, c_in, *kernel, seed=2).requires_grad_()
     b = draw(c_out * groups, seed=3).requires_grad_() if bias else None
-    convolution = F.conv1d if rank == 1 else F.conv2d
-    y = convolution(x, weight, b, stride, padding, dilation, groups)
+    y = (F.conv1d if rank == 1 else F.conv2d)(x, weight, b, stride, padding, dilation, groups)
     grad = draw(*y.shape, seed=4)
     wanted = torch.autograd.grad(y, [x, weight] + ([b] if b is not None else []), grad)
-    found = convolution_backward(
-        grad, x.detach(), weight.detach(), [c_out * groups] if bias else None,
-        stride, padding, dilation, False, [0] * rank, groups, [True, True, bias],
-    )  # fmt: skip
+    where = stride, padding, dilation, False, [0] * rank, groups
+    plain = [t if t is None else t.detach() for t in (x, weight, b)]
+    out = lowering.forward(*plain, *where)  # type: ignore[arg-type]
+    if out is not NotImplemented:
+        torch.testing.assert_close(out, y.detach(), **CLOSE)
+    found = lowering.backward(
+        grad, plain[0], plain[1], [c_out * groups] if bias else None, *where, [True, True, bias]
+    )  # type: ignore[arg-type]  # fmt: skip
     assert (found[2] is not None) == bias
     for ours, torchs in zip(found[: len(wanted)], wanted, strict=True):
         assert ours is not None
         torch.testing.assert_close(ours, torchs, **CLOSE)
+    return {site.split()[0]: form for site, form in choices.taken.items()}
 
 
 @st.composite
@@ -56,37 +74,23 @@ def convolutions(draws: Any, rank: int) -> dict[str, Any]:
     size = [low + extra for low, extra in zip(least, pick(0, 6), strict=True)]
     return {
         "size": size, "kernel": kernel, "stride": stride, "padding": padding, "dilation": dilation,
-        "n": draws(st.integers(1, 3)), "c_in": draws(st.sampled_from([1, 2, 9])),
-        "c_out": draws(st.integers(1, 3)), "groups": draws(st.integers(1, 3)), "bias": draws(st.booleans()),
+        "n": draws(st.integers(1, 3)), "turn": draws(st.integers(0, 2)),
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("rank", [1, 2])
 @QUICK
-@given(convolutions(rank=2))
-def test_convolution_2d(convolution: dict[str, Any]) -> None:
-    check_convolution(**convolution)
+@given(data=st.data(), c_in=st.sampled_from([1, 2, 9]), c_out=st.integers(1, 3), groups=st.integers(1, 3))
+def test_convolution(rank: int, data: st.DataObject, c_in: int, c_out: int, groups: int) -> None:
+    sizes = data.draw(convolutions(rank))
+    check_convolution(**sizes, c_in=c_in, c_out=c_out, groups=groups, bias=data.draw(st.booleans()))
 
 
+@pytest.mark.parametrize("rank", [1, 2])
 @QUICK
-@given(convolutions(rank=1))
-def test_convolution_1d(convolution: dict[str, Any]) -> None:
-    check_convolution(**convolution)
-
-
-@QUICK
-@given(
-    size=st.tuples(st.integers(3, 9), st.integers(3, 9)),
-    kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
-    channels=st.integers(2, 5),
-)
-def test_depthwise_convolution(
-    size: tuple[int, ...], kernel: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...], channels: int
-) -> None:
-    check_convolution(
-        list(size), list(kernel), list(stride), list(padding), [1, 1], c_in=1, c_out=1, groups=channels, bias=False
-    )
+@given(data=st.data(), channels=st.integers(2, 5))
+def test_depthwise_convolution(rank: int, data: st.DataObject, channels: int) -> None:
+    check_convolution(**data.draw(convolutions(rank)), c_in=1, c_out=1, groups=channels, bias=data.draw(st.booleans()))
 
 
 @QUICK
@@ -95,46 +99,82 @@ def test_depthwise_convolution(
     c_in=st.integers(8, 10),
     c_out=st.integers(1, 4),
     n=st.integers(1, 3),
+    turn=st.integers(0, 2),
 )
-def test_3x3_convolution(size: tuple[int, ...], c_in: int, c_out: int, n: int) -> None:
-    check_convolution(list(size), [3, 3], [1, 1], [1, 1], [1, 1], n=n, c_in=c_in, c_out=c_out)
+def test_3x3_convolution(size: tuple[int, ...], c_in: int, c_out: int, n: int, turn: int) -> None:
+    check_convolution(list(size), [3, 3], [1, 1], [1, 1], [1, 1], n=n, c_in=c_in, c_out=c_out, turn=turn)
 
 
-SAME = {"stride": [1, 1], "padding": [1, 1], "dilation": [1, 1]}
-BRANCHES: dict[str, dict[str, Any]] = {
-    "_pointwise": {"kernel": [1, 1], "stride": [2, 2], "padding": [0, 0], "dilation": [1, 1], "c_in": 9},
-    "_separable_3x3": {"kernel": [3, 3], **SAME, "c_in": 9},
-    "_taps": {"kernel": [3, 3], **SAME, "stride": [2, 2], "c_in": 9},
-    "_depthwise_toeplitz": {"kernel": [3, 3], **SAME, "c_in": 1, "c_out": 1, "groups": 4},
-}
+def test_every_form_is_possible_somewhere_and_agrees_with_torch() -> None:
+    same: dict[str, Any] = {"kernel": [3, 3], "stride": [1, 1], "padding": [1, 1], "dilation": [1, 1]}
+    taken: dict[str, set[str]] = {family: set() for family in FORMS}
+    for turn in range(3):
+        for sizes in (
+            {**same, "kernel": [1, 1], "padding": [0, 0], "c_in": 9},
+            {**same, "c_in": 9},
+            {**same, "stride": [2, 2], "c_in": 1},
+            {**same, "c_in": 1, "c_out": 1, "groups": 4, "size": [5, 6]},
+        ):
+            for family, form in check_convolution(**{"size": [12, 11], **sizes}, turn=turn).items():
+                taken[family].add(form)
+    assert taken == {family: set(forms) for family, forms in FORMS.items()}
 
 
-@pytest.mark.parametrize("branch", BRANCHES)
-def test_each_fast_form_is_taken(branch: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    taken: list[str] = []
+@pytest.mark.parametrize("rank", [1, 2])
+@QUICK
+@given(data=st.data(), groups=st.integers(1, 2), extra=st.integers(0, 1))
+def test_transposed_convolution(rank: int, data: st.DataObject, groups: int, extra: int) -> None:
+    sizes = data.draw(convolutions(rank))
+    stride, padding, dilation = sizes["stride"], sizes["padding"], sizes["dilation"]
+    more = [min(extra, s - 1) for s in stride]
+    reach = [d * (k - 1) + 1 + m for d, k, m in zip(dilation, sizes["kernel"], more, strict=True)]
+    size = [
+        max(length, -(-(2 * p + 1 - r) // s) + 1)
+        for length, p, r, s in zip(sizes["size"], padding, reach, stride, strict=True)
+    ]
+    x = draw(2, 2 * groups, *size, seed=1).requires_grad_()
+    weight = draw(2 * groups, 3, *sizes["kernel"], seed=2).requires_grad_()
+    bias = draw(3 * groups, seed=3).requires_grad_()
+    transpose = F.conv_transpose1d if rank == 1 else F.conv_transpose2d
+    y = transpose(x, weight, bias, stride, padding, more, groups, dilation)
+    grad = draw(*y.shape, seed=4)
+    wanted = torch.autograd.grad(y, [x, weight, bias], grad)
+    lowering = ConvolutionLowering(Always(sizes["turn"]))
+    found = lowering.backward(
+        grad, x.detach(), weight.detach(), [3 * groups], stride, padding, dilation, True, more, groups, [True] * 3
+    )
+    for ours, torchs in zip(found, wanted, strict=True):
+        assert ours is not None
+        torch.testing.assert_close(ours, torchs, **CLOSE)
 
-    def watch(name: str, form: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        return lambda *args: taken.append(name) or form(*args)
 
-    for name in BRANCHES:
-        monkeypatch.setattr(lowerings, name, watch(name, getattr(lowerings, name)))
-    check_convolution([7, 6], **BRANCHES[branch])
-    assert taken == [branch]
+def test_a_measured_form_is_taken_where_it_is_possible() -> None:
+    x, weight = draw(2, 9, 12, 12), draw(4, 9, 3, 3)
+    where: tuple[Any, ...] = (None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [False, True, False])
+    rule = Choices()
+    ConvolutionLowering(rule).backward(draw(2, 4, 12, 12), x, weight, *where)
+    ((site, form),) = rule.taken.items()
+    assert (site, form) == ("weight_gradient 2x9x12x12 -> 4x12x12 k3x3 s1x1 p1x1 d1x1 g1", "separable")
+    assert possible(*rule.open_sites[site])[0] == "separable"
+    for measured, wanted in (("patches", "patches"), ("dense", "separable")):
+        choices = Choices({site: measured})
+        ConvolutionLowering(choices).backward(draw(2, 4, 12, 12), x, weight, *where)
+        assert choices.taken == {site: wanted}
 
 
 def test_gradients_that_nobody_wants_are_not_computed() -> None:
     grad, x, weight = draw(2, 3, 4, 4), draw(2, 2, 4, 4), draw(3, 2, 3, 3)
     common = (grad, x, weight, [3], [1, 1], [1, 1], [1, 1], False, [0, 0], 1)
     for mask in ([True, False, False], [False, True, False], [False, False, True]):
-        assert [g is not None for g in convolution_backward(*common, mask)] == mask
+        assert [g is not None for g in ConvolutionLowering(Choices()).backward(*common, mask)] == mask
 
 
-def test_a_transposed_convolution_is_refused() -> None:
-    with pytest.raises(ExportError, match="transposed convolution"):
-        convolution_backward(
-            draw(1, 1, 4, 4), draw(1, 1, 2, 2), draw(1, 1, 2, 2), None,
-            [2, 2], [0, 0], [1, 1], True, [0, 0], 1, [True, True, False],
-        )  # fmt: skip
+def test_a_3d_convolution_is_refused() -> None:
+    x = draw(1, 1, 2, 2, 2)
+    with pytest.raises(ExportError, match="convolution_backward of a 3-D"):
+        ConvolutionLowering(Choices()).backward(
+            x, x, draw(1, 1, 1, 1, 1), None, [1] * 3, [0] * 3, [1] * 3, False, [0] * 3, 1, [True, True, False]
+        )
 
 
 @QUICK
@@ -145,8 +185,11 @@ def test_a_transposed_convolution_is_refused() -> None:
     spatial=st.lists(st.integers(1, 4), min_size=1, max_size=2),
     affine=st.booleans(),
     eps=st.sampled_from([1e-5, 1e-2]),
+    portable=st.booleans(),
 )
-def test_group_norm(n: int, groups: int, per_group: int, spatial: list[int], affine: bool, eps: float) -> None:
+def test_group_norm(
+    n: int, groups: int, per_group: int, spatial: list[int], affine: bool, eps: float, portable: bool
+) -> None:
     channels, values = groups * per_group, 1
     for side in spatial:
         values *= side
@@ -156,7 +199,7 @@ def test_group_norm(n: int, groups: int, per_group: int, spatial: list[int], aff
     grad = draw(*y.shape, seed=4)
     wanted = torch.autograd.grad(y, [t for t in (x, weight, bias) if t is not None], grad)
 
-    lowering = GroupNormLowering()
+    lowering = GroupNormLowering(Standardisation(portable))
     plain = [None if t is None else t.detach() for t in (x, weight, bias)]
     out, mean, rstd = lowering.forward(*plain, n, channels, values, groups, eps)  # type: ignore[arg-type]
     torch.testing.assert_close(out, y.detach(), **CLOSE)
@@ -179,8 +222,35 @@ def test_group_norm(n: int, groups: int, per_group: int, spatial: list[int], aff
         torch.testing.assert_close(ours, torchs, rtol=1e-8, atol=1e-8)
 
 
+@QUICK
+@given(
+    rows=st.lists(st.integers(1, 3), min_size=0, max_size=2),
+    shape=st.lists(st.integers(1, 5), min_size=1, max_size=2),
+    affine=st.booleans(),
+    portable=st.booleans(),
+)
+def test_layer_norm(rows: list[int], shape: list[int], affine: bool, portable: bool) -> None:
+    x = draw(*rows, *shape, seed=1).requires_grad_()
+    weight, bias = (draw(*shape, seed=s).requires_grad_() if affine else None for s in (2, 3))
+    y, mean, rstd = torch.native_layer_norm(x, shape, weight, bias, 1e-3)
+    grad = draw(*y.shape, seed=4)
+    wanted = torch.autograd.grad(y, [t for t in (x, weight, bias) if t is not None], grad)
+    lowering = LayerNormLowering(Standardisation(portable))
+    plain = [None if t is None else t.detach() for t in (x, weight, bias)]
+    out = lowering.forward(plain[0], shape, plain[1], plain[2], 1e-3)  # type: ignore[arg-type]
+    assert (out is NotImplemented) != portable
+    if portable:
+        for ours, torchs in zip(out, (y, mean, rstd), strict=True):
+            torch.testing.assert_close(ours, torchs.detach(), **CLOSE)
+    found = lowering.backward(
+        grad, plain[0], shape, mean, rstd, plain[1], plain[2], [True, affine, affine]  # type: ignore[arg-type]
+    )  # fmt: skip
+    for ours, torchs in zip([g for g in found if g is not None], wanted, strict=True):
+        torch.testing.assert_close(ours, torchs, rtol=1e-8, atol=1e-8)
+
+
 def test_group_norms_of_one_shape_must_agree_on_eps() -> None:
-    lowering = GroupNormLowering()
+    lowering = GroupNormLowering(Standardisation(portable=False))
     arguments = (draw(2, 4, 3), None, None, 2, 4, 3, 2)
     lowering.forward(*arguments, 1e-5)
     lowering.forward(*arguments, 1e-5)
@@ -196,8 +266,8 @@ def test_split(sizes: list[int], dim: int) -> None:
         assert torch.equal(ours, torchs)
 
 
-@pytest.mark.parametrize("affine", [True, False])
-def test_the_table_is_what_tracing_uses(affine: bool) -> None:
+@pytest.mark.parametrize(("affine", "flavour"), [(True, "fast"), (False, "fast"), (True, "portable")])
+def test_the_table_is_what_tracing_uses(affine: bool, flavour: str) -> None:
     network = torch.nn.Sequential(
         torch.nn.Conv2d(1, 8, 3, 2, padding=1, bias=False),
         torch.nn.GroupNorm(4, 8, affine=affine),
@@ -215,8 +285,9 @@ def test_the_table_is_what_tracing_uses(affine: bool) -> None:
         return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
 
     x = draw(3, 1, 6, 7)
-    graph = make_fx(gradient, decomposition_table=decompositions())(values, x)
+    graph = make_fx(gradient, decomposition_table=Lowerings(flavour).table())(values, x)
     used = {str(node.target) for node in graph.graph.nodes}
+    assert any("native_layer_norm" in name for name in used) == (flavour == "fast")
     assert not {name for name in used if "backward" in name or "group_norm" in name or "split" in name}
     other = {name: v * 1.5 + 0.1 for name, v in values.items()}
     found, wanted = graph(other, 2 * x), gradient(other, 2 * x)
