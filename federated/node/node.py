@@ -181,9 +181,10 @@ class Node:
 
     def _fetch(self, announced: fleet.Announced) -> Message | None:
         """The message, kept; where it is not what it should be, an error reply is kept instead."""
-        objects, size, wait = dict[str, bytes](), 0, Pace(0.2, 5.0)
+        objects, size = dict[str, bytes](), 0
         try:
             for name in announced.objects:
+                wait = Pace(0.2, 5.0)
                 while (content := self._pull_object(announced, name)) is None:
                     if time.time() > announced.expires:
                         raise FederationError(f"object {name[:12]} did not come before the message expired")

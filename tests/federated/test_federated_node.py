@@ -1,0 +1,362 @@
+"""The lean node against a SuperLink in memory: what it answers, refuses, keeps, and how it comes back."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from fake_superlink import NODE, FakeSuperLink, message, records
+from flwr.app import ConfigRecord, Message, RecordDict
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgessl.device import Learner
+from edgessl.errors import ConfigError, FederationError, StateError
+from federated import message as wire
+from federated.client import train_round
+from federated.compat import fleet
+from federated.node import Letters, Node, NodeSettings, RefusedError, message_bytes
+from federated.node.pace import Pace
+
+THETA = np.arange(6, dtype=np.float32)
+OBJECTS = st.dictionaries(st.text("abcdef0123456789", min_size=64, max_size=64), st.binary(max_size=300), max_size=5)
+
+
+class Counting:
+    """An `answer` that adds one to theta and counts how often it was asked."""
+
+    def __init__(self, fail: Exception | None = None) -> None:
+        self.asked, self.fail = 0, fail
+
+    def __call__(self, found: Message) -> Message:
+        self.asked += 1
+        if self.fail is not None:
+            raise self.fail
+        theta = found.content["arrays"]["theta"].numpy()
+        return Message(records(theta + 1, round=found.content["config"]["round"]), reply_to=found)
+
+
+@pytest.fixture
+def server() -> FakeSuperLink:
+    return FakeSuperLink()
+
+
+@pytest.fixture
+def make(server, tmp_path):
+    """make(answer, **settings): a node whose disk is the test's folder; it has not spoken yet."""
+
+    def build(answer=None, gates=(), **given):
+        link = server
+        link.server, link.tls, link.timeout, link.identity = "test:1", object(), 1.0, Who()
+        node = Node(
+            link,
+            Letters(tmp_path / "letters"),
+            answer or Counting(),
+            NodeSettings(poll=(0.01, 0.04), away=0.04, **given),
+            gates=gates,
+            on_event=lambda event: node.told.append(event),
+        )
+        node.told = []
+        return node
+
+    return build
+
+
+class Who:
+    public_key = b"public"
+
+
+def told(node, event):
+    return [e for e in node.told if e["event"] == event]
+
+
+def test_a_message_is_answered_confirmed_and_delivered(server, make):
+    node = make()
+    name = server.post(message(records(THETA, round=3)))
+    node._turn()
+    (reply,) = server.replies
+    np.testing.assert_array_equal(reply.content["arrays"]["theta"].numpy(), THETA + 1)
+    assert reply.content["config"]["round"] == 3
+    assert (reply.metadata.reply_to_message_id, reply.metadata.src_node_id, reply.metadata.dst_node_id) == (
+        name,
+        NODE,
+        1,
+    )
+    assert server.confirmed == [name]
+    assert [e["event"] for e in node.told] == ["joined", "answered", "delivered"]
+
+
+def test_objects_that_are_not_there_yet_are_asked_for_again(server, make):
+    node = make()
+    server.post(message(records(THETA, round=1)))
+    server.late = {next(iter(server.objects))}
+    node._turn()
+    assert len(server.replies) == 1
+
+
+def test_a_message_that_comes_again_is_not_answered_again(server, make):
+    node, answer = make(counting := Counting()), counting
+    again = message(records(THETA, round=1))
+    for _ in range(2):
+        server.post(again)
+        node._turn()
+    assert (answer.asked, len(server.replies)) == (1, 1)
+    assert told(node, "dropped")[0]["reason"] == "answered before"
+    restarted = make(counting)  # the list is on the disk
+    server.post(again)
+    restarted._turn()
+    assert (answer.asked, len(server.replies)) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("outgoing", "reason"),
+    [
+        (message(records(THETA, round=1), kind="evaluate"), "'evaluate' messages are not answered here: train"),
+        (message(records(THETA, round=1), kind="train.other"), "'train.other' messages are not answered"),
+        (message(records(THETA, round=1), to=NODE + 1), f"a message for node {NODE + 1}"),
+        (message(records(np.zeros(4000, np.float32), round=1)), "more than 8000 bytes"),
+    ],
+    ids=["another type", "a custom type", "another node", "too large"],
+)
+def test_what_is_not_allowed_gets_an_error_reply_and_is_never_answered(server, make, outgoing, reason):
+    node = make(answer := Counting(), max_bytes=8000)
+    server.post(outgoing)
+    node._turn()
+    (reply,) = server.replies
+    assert reply.error.code == 2
+    assert reason in reply.error.reason
+    assert answer.asked == 0
+
+
+def test_chunks_named_over_and_over_do_not_fill_the_memory():
+    """A small message whose array names one chunk a hundred times: the sum of what it names counts."""
+    parts = fleet.inflatable_object.get_all_nested_objects(message(records(np.zeros(2000, np.float32))))
+    (array,) = (part for part in parts.values() if type(part).__name__ == "Array")
+    (chunk,) = (part.deflate() for part in array.children.values())
+    head, _, body = array.deflate().partition(b"\0")
+    body = body.replace(b'"arraychunk_ids": [0]', b'"arraychunk_ids": [' + b", ".join([b"0"] * 100) + b"]")
+    forged = b" ".join([*head.split(b" ")[:2], str(len(body)).encode()]) + b"\0" + body
+    objects = {fleet.inflatable_object.get_object_id(part): part for part in (forged, chunk)}
+    with pytest.raises(FederationError, match="bytes, at most 100000 are accepted"):
+        fleet.assemble("0" * 64, objects, 100_000)
+
+
+def test_a_byte_that_was_changed_on_the_way_is_noticed(server, make):
+    node = make(answer := Counting())
+    server.post(message(records(THETA, round=1)))
+    name = next(n for n, content in server.objects.items() if content.startswith(b"ArrayChunk"))
+    server.objects[name] = server.objects[name][:-1] + b"\x01"
+    node._turn()
+    assert "damaged: its SHA-256 is another" in server.replies[0].error.reason
+    assert answer.asked == 0
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        (FederationError("weights of another model"), "FederationError: weights of another model"),
+        (ZeroDivisionError("secret/path"), "ZeroDivisionError on the device; its log says more"),
+    ],
+)
+def test_what_goes_wrong_is_an_error_reply_and_strange_errors_keep_their_text(server, make, failure, reason):
+    node = make(Counting(failure))
+    server.post(message(records(THETA, round=1)))
+    node._turn()
+    assert server.replies[0].error.reason == reason
+
+
+class TestPowerCuts:
+    def test_while_learning_the_message_is_taken_up_again(self, server, make):
+        def dies(found):
+            raise KeyboardInterrupt
+
+        name = server.post(message(records(THETA, round=5)))
+        with pytest.raises(KeyboardInterrupt):
+            make(dies)._turn()
+        assert server.replies == []
+        node = make(answer := Counting())
+        node._turn()
+        assert answer.asked == 1
+        assert server.replies[0].metadata.reply_to_message_id == name
+
+    def test_a_message_nobody_waits_for_any_longer_is_dropped(self, server, make, tmp_path):
+        node = make(answer := Counting())
+        server.post(message(records(THETA, round=1), ttl=50.0, age=100.0))
+        node._turn()
+        assert answer.asked == 1  # its clock may be wrong: only what was kept is judged
+        node.letters.keep_message("f" * 64, {"f" * 64: b"x"}, expires=1.0)
+        node._turn()
+        assert told(node, "dropped")[-1]["reason"] == "nobody waits for its reply any longer"
+        assert node.letters.message() is None
+
+    @pytest.mark.parametrize("after", ["push-messages", "push-object"])
+    def test_a_reply_survives_a_cut_and_a_restart(self, server, make, after):
+        node = make(answer := Counting())
+        server.post(message(records(THETA, round=2)))
+        server.lose_after = after
+        node._turn()
+        assert server.replies == []
+        assert told(node, "away")
+        server.away = False
+        for _ in range(2):
+            make(answer)._turn()  # another process: the reply comes from the disk, once
+        (reply,) = server.replies
+        np.testing.assert_array_equal(reply.content["arrays"]["theta"].numpy(), THETA + 1)
+        assert answer.asked == 1
+
+    def test_a_reply_to_a_run_that_ended_is_let_go(self, server, make):
+        node = make(answer := Counting())
+        server.post(message(records(THETA, round=2)))
+        server.lose_after = "push-messages"
+        node._turn()
+        server.away, server.over = False, True
+        node._turn()
+        assert "the run is over" in told(node, "undelivered")[0]["reason"]
+        assert node.letters.reply() is None
+        server.over = False
+        server.post(message(records(THETA, round=1)))
+        node._turn()
+        assert answer.asked == 2
+
+    def test_a_message_cut_off_on_its_way_is_lost_without_harm(self, server, make):
+        node = make(answer := Counting())
+        server.post(message(records(THETA, round=1)))
+        server.lose_after = "pull-object"
+        node._turn()
+        server.away = False
+        node._turn()
+        assert (answer.asked, server.replies) == (0, [])
+        server.post(message(records(THETA, round=2)))
+        node._turn()
+        assert answer.asked == 1
+
+
+class TestComingAndGoing:
+    def test_a_key_that_is_refused_ends_the_node_at_first_contact(self, server, make):
+        server.refuse["activate-node"] = RefusedError("unknown key", 412, 2004)
+        with pytest.raises(RefusedError, match="unknown key"):
+            make().run(threading.Event())
+
+    def test_a_server_that_forgot_a_known_node_is_asked_again(self, server, make):
+        node = make()
+        node._turn()
+        server.unknown = True
+        node._unknown.set()  # as the heartbeat does
+        server.refuse["activate-node"] = RefusedError("unknown key", 412, 2004)
+        node._turn()
+        assert told(node, "refused")
+        del server.refuse["activate-node"]
+        node._turn()
+        assert len(told(node, "joined")) == 2
+
+    def test_waits_grow_while_the_server_is_away_and_start_again(self, server, make):
+        node = make()
+        node._turn()
+        server.away = True
+        waits = [node._turn() for _ in range(6)]
+        assert max(waits) <= 0.04 * 1.25
+        server.away = False
+        node._turn()
+        assert node.number == NODE
+
+    def test_a_closed_gate_says_goodbye_and_stays_silent(self, server, make):
+        closed = ["battery at 9 %, below 20 %"]
+        node = make(gates=[lambda: None, lambda: closed[0] if closed else None])
+        server.post(message(records(THETA, round=1)))
+        assert node._turn() == node.settings.gate
+        assert server.calls == []
+        reasons = closed.copy()
+        closed.clear()
+        node._turn()
+        closed.extend(reasons)
+        node._turn()
+        assert server.calls[-1] == "deactivate-node"
+        assert told(node, "gate")[-1]["reason"] == reasons[0]
+        assert node.number is None
+
+    def test_stopping_says_goodbye(self, server, make, monkeypatch):
+        monkeypatch.setattr("federated.node.node.Link", lambda *_: server)
+        node, stop = make(heartbeat=10.0), threading.Event()
+        runner = threading.Thread(target=node.run, args=(stop,))
+        runner.start()
+        while "pull-messages" not in server.calls:
+            runner.join(0.01)
+        stop.set()
+        runner.join(10)
+        assert server.calls[-1] == "deactivate-node"
+
+
+@pytest.mark.parametrize(
+    "given", [{"heartbeat": 5.0}, {"heartbeat": 2000.0}, {"poll": (0.0, 1.0)}, {"poll": (2.0, 1.0)}]
+)
+def test_settings_a_superlink_would_refuse_are_refused(given):
+    with pytest.raises(ConfigError, match=next(iter(given))):
+        NodeSettings(**given)
+
+
+def test_a_learner_joins_and_a_message_of_another_schema_changes_nothing(server, make, bundle, samples, tmp_path):
+    with Learner.open(bundle, tmp_path / "state", memory_bytes=4096) as learner:
+        learner.observe(samples(64))
+        node = make(lambda found: train_round(found, learner, 2), max_bytes=message_bytes(bundle.manifest.theta_size))
+        size = bundle.manifest.theta_size
+        before = learner.theta
+        for theta in (np.zeros(size + 1, np.float32), np.full(size, np.nan, np.float32), np.zeros(size, np.int64)):
+            server.post(message(records(theta, **{wire.DIGEST: bundle.digest, wire.ROUND: 1})))
+            node._turn()
+        server.post(message(records(np.zeros(size, np.float32), **{wire.DIGEST: "0" * 64, wire.ROUND: 1})))
+        node._turn()
+        server.post(message(RecordDict({"config": ConfigRecord({wire.DIGEST: bundle.digest, wire.ROUND: 1})})))
+        node._turn()
+        assert all(reply.has_error() for reply in server.replies)
+        assert len(server.replies) == 5
+        np.testing.assert_array_equal(learner.theta, before)
+        theta = bundle.state()["theta"]
+        server.post(message(wire.pack(theta, bundle_digest=bundle.digest, round_number=1)))
+        node._turn()
+        assert server.replies[-1].has_content(), server.replies[-1]
+        assert np.any(learner.theta != before)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.dictionaries(st.text("abcdef0123456789", min_size=64, max_size=64), st.binary(max_size=300), max_size=5),
+    st.floats(0, 1e12),
+)
+def test_letters_give_back_what_they_were_given(tmp_path_factory, parts, expires):
+    letters = Letters(tmp_path_factory.mktemp("letters"))
+    letters.keep_message("f" * 64, parts, expires)
+    assert letters.message() == ("f" * 64, parts, expires)
+    reply = fleet.Packed(2**63, "e" * 64, expires, b"head", b"tree", parts)
+    letters.keep_reply(reply, 1.5)
+    assert letters.message() is None
+    again = Letters(letters.folder)
+    assert again.reply() == (reply, 1.5)
+    assert again.answered("e" * 64)
+    again.drop_reply()
+    assert again.reply() is None
+
+
+@pytest.mark.parametrize("name", ["message", "reply", "answered.json"])
+def test_a_damaged_letter_is_set_aside(tmp_path, name):
+    (tmp_path / name).write_bytes(b"\xff" * 40)
+    letters = Letters(tmp_path)
+    assert letters.message() is None
+    assert letters.reply() is None
+    assert "set aside" in letters.problems[0]
+    assert (tmp_path / f"{name}.damaged").exists()
+
+
+def test_a_full_disk_is_an_error_that_loses_nothing(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StateError, match="nothing that was kept before is lost"):
+        Letters(tmp_path / "file")
+
+
+def test_pace_grows_to_its_bound_and_starts_again():
+    pace = Pace(1.0, 60.0, jitter=0.0)
+    assert [pace.wait() for _ in range(8)] == [1, 2, 4, 8, 16, 32, 60, 60]
+    pace.restart()
+    assert pace.wait() == 1.0
+    spread = [Pace(1.0, 60.0).wait() for _ in range(200)]
+    assert 0.75 <= min(spread) < 0.9 < 1.1 < max(spread) <= 1.25
