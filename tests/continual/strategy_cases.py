@@ -64,6 +64,8 @@ CASES = [
     Case("gating"),
     Case("gating", {"hard": True, "share": 0.4}),
     Case("scaling"),
+    Case("fedprox"),
+    Case("feddecorr"),
 ]
 assert {case.name for case in CASES} == set(STRATEGIES)
 

@@ -14,6 +14,7 @@ from torch.func import functional_call
 from edgessl.continual.consolidation import consolidate, consolidated, importance
 from edgessl.continual.strategies import STRATEGIES, build_strategy
 from edgessl.continual.strategies.base import Rows
+from edgessl.continual.strategies.feddecorr import mean_square_correlation
 from edgessl.continual.strategies.functional import (
     contrastive_distillation,
     decorrelative_distillation,
@@ -472,3 +473,18 @@ def test_a_step_without_stored_embeddings_says_so() -> None:
     samples, noise, _ = inputs(step)
     with pytest.raises(InputError, match="stored in a replay memory"):
         step(step.initial_state(), samples, noise, hyper_tensors(step.hyper))
+
+
+def test_fedprox_pulls_by_the_distance_from_the_fleet() -> None:
+    strategy, hyper = build_strategy("fedprox"), {"proximal_weight": torch.tensor(0.5, dtype=torch.float64)}
+    value, pull = strategy.penalty(A.flatten(), {"fleet": C.flatten()}, hyper)
+    assert float(value) == pytest.approx(0.25 * float(((A - C) ** 2).sum()), rel=1e-12)
+    torch.testing.assert_close(pull, 0.5 * (A - C).flatten())
+
+
+def test_the_mean_square_correlation_is_numpys() -> None:
+    z = np.random.default_rng(0).normal(size=(50, 6)) @ np.random.default_rng(1).normal(size=(6, 6))
+    expected = (np.corrcoef(z.T) ** 2).mean()
+    assert float(mean_square_correlation(torch.from_numpy(z))) == pytest.approx(expected, rel=1e-4)
+    alike = torch.arange(8, dtype=torch.float64)[:, None].repeat(1, 5)
+    assert float(mean_square_correlation(alike)) == pytest.approx(1.0, abs=1e-5)
