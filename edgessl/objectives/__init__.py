@@ -27,6 +27,7 @@ from edgessl.objectives.masked_tokens import MaskedTokens
 from edgessl.objectives.moco import MoCo
 from edgessl.objectives.mocov3 import MoCoV3
 from edgessl.objectives.nnclr import NNCLR
+from edgessl.objectives.orchestra import Orchestra
 from edgessl.objectives.predictive_coding import PredictiveCoding
 from edgessl.objectives.relative_position import RelativePosition
 from edgessl.objectives.rotation import RotationPrediction
@@ -47,7 +48,7 @@ _CLASSES: tuple[type[Objective], ...] = (
     SimCLR, MoCo, MoCoV3, DCL, NNCLR, Temporal, CLIP,  # contrastive
     BYOL, SimSiam, DINO, SEED,  # distillation
     VICReg, BarlowTwins, TiCo,  # redundancy
-    SwAV, DeepCluster,  # clustering
+    SwAV, DeepCluster, Orchestra,  # clustering
     MAE, SimMIM, BEiT, Data2Vec, MaskedTokens,  # masked
     Denoising, VAE, Diffusion,  # generative
     RotationPrediction, Jigsaw, RelativePosition, Colorization,  # pretext

@@ -141,6 +141,7 @@ CASES: dict[str, Case] = {
     # clustering
     "swav": Case(options={**HEADS, "prototypes": 6, "queue_size": 4, "local_views": 1}),
     "deepcluster": Case(options={**HEADS, "clusters": 6}),
+    "orchestra": Case(options={**HEADS, "clusters": 6, "memory": 20}),
     # masked
     "mae": Case(encoder=TINY_VIT, options={"decoder_width": 16}, idle=POOL_NORM),
     "simmim": Case(spec=SIGNAL, options={"decoder_width": 8}),
