@@ -9,24 +9,27 @@ learning", ICLR 2022 (aggregate the online network, keep the target local).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from flwr.app import Context, Message
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from edgessl.device import Learner
 from edgessl.errors import FederationError
 from federated.codecs import Codec, parse_codec
 from federated.codecs.link import WHOLE, linked
 from federated.lineage import BRANCH, FEDERATION, check_layout
-from federated.message import CODEC, EXAMPLES, REFERENCE, VERSION, Update, config_of, pack, unpack, version_of
+from federated.message import CODEC, CONFIG, EXAMPLES, REFERENCE, VERSION, Update, config_of, pack, unpack, version_of
 from federated.privacy.budget import GaussianPrivacy
 from federated.privacy.local import LocalPrivacy
+from federated.privacy.secure.protocol import MASKED, SECURE, STAGE, secure_config
 from federated.rules import Memory, parse_rule
 
 if TYPE_CHECKING:
     from flwr.clientapp import ClientApp
+
+    from federated.privacy.secure.device import SecureDevice
 
 Float = npt.NDArray[np.float32]
 _CHUNK = 256  # samples embedded at a time
@@ -35,7 +38,11 @@ OpenLearner = Callable[[Context], Learner]
 
 
 def make_client_app(
-    open_learner: OpenLearner, *, local_steps: int = 16, privacy: GaussianPrivacy | None = None
+    open_learner: OpenLearner,
+    *,
+    local_steps: int = 16,
+    privacy: GaussianPrivacy | None = None,
+    secure_only: bool = False,
 ) -> ClientApp:
     """A ClientApp that answers train messages with `train_round`.
 
@@ -49,13 +56,19 @@ def make_client_app(
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        return train_round(message, open_learner(context), local_steps, privacy)
+        return train_round(message, open_learner(context), local_steps, privacy, context.state, secure_only=secure_only)
 
     return app
 
 
 def train_round(
-    message: Message, learner: Learner, local_steps: int, privacy: GaussianPrivacy | None = None
+    message: Message,
+    learner: Learner,
+    local_steps: int,
+    privacy: GaussianPrivacy | None = None,
+    vault: RecordDict | None = None,
+    *,
+    secure_only: bool = False,
 ) -> Message:
     """Adopt the weights by the rule the message names, take `local_steps` steps on the learner's memory, save, reply.
 
@@ -65,7 +78,13 @@ def train_round(
     another model or layout, with an unknown rule or codec, or older than one already answered, when nothing was learned
     (too few samples, or the guard rolled back): such weights must not enter the mean, and when the device's privacy
     budget is spent. InputError and StateError come from the learner. Flower turns all of them into error replies.
+
+    `vault` holds the secrets of a round with secure aggregation between its messages, in memory; None: this device
+    takes part in none. With `secure_only` it takes part in no other.
     """
+    sealer = _sealer(message, vault, secure_only)
+    if sealer is not None and secure_config(message.content)[STAGE] != MASKED:
+        return Message(sealer.answer(message.content), reply_to=message)
     manifest, digest = learner.bundle.manifest, learner.bundle.digest
     with linked(config_of(message.content), CODEC, learner.directory, digest) as link:
         known = link.references if link else None
@@ -88,7 +107,7 @@ def train_round(
         numbers |= {EXAMPLES: learner.metrics()["observed"], "steps": report.steps, "rejected": report.rejected}
         if privacy is not None:
             theta, numbers = _released(theta, update.theta, learner, privacy), {EXAMPLES: 1}
-        payload, config = None, dict[str, str]()
+        payload, config = None, dict[str, Any]()
         if link is not None:
             config[VERSION] = update.text(VERSION) or version_of(update.theta)
             lineage = f"{update.config.get(FEDERATION)} {update.config.get(BRANCH)}"
@@ -97,9 +116,13 @@ def train_round(
                 link.settle()
             else:
                 payload, config[REFERENCE] = link.encode(theta, codec, before), config[VERSION]
-        content = pack(
-            theta, bundle_digest=digest, round_number=update.round, metrics=numbers, payload=payload, config=config
-        )
+        if sealer is not None:
+            content = sealer.seal(theta, update.theta, message.content)
+            content[CONFIG] = ConfigRecord(config)
+        else:
+            content = pack(
+                theta, bundle_digest=digest, round_number=update.round, metrics=numbers, payload=payload, config=config
+            )
         if link is not None:
             link.save()  # last: what a payload left out is owed only once the payload is there
         return Message(content, reply_to=message)
@@ -109,6 +132,22 @@ def _codec(update: Update) -> Codec | None:
     """How the reply is to be encoded; None for weights whole."""
     name = update.config.get(CODEC, WHOLE)
     return None if name == WHOLE else parse_codec(str(name))
+
+
+def _sealer(message: Message, vault: RecordDict | None, secure_only: bool) -> SecureDevice | None:
+    """This device's part in the secure round that the message belongs to; None for a plain message."""
+    if SECURE not in message.content:
+        if secure_only:
+            raise FederationError("this device takes part only in rounds with secure aggregation")
+        return None
+    if vault is None:
+        raise FederationError("this device takes no part in secure aggregation")
+    from federated.privacy.secure.device import SecureDevice  # not above: its primitives are a part of Flower by itself
+
+    sealer = SecureDevice(vault, message.metadata.dst_node_id)
+    if secure_config(message.content).get(STAGE) == MASKED:
+        sealer.begin(message.content)
+    return sealer
 
 
 def _released(theta: Float, reference: Float, learner: Learner, privacy: GaussianPrivacy) -> Float:

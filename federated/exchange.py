@@ -120,7 +120,10 @@ class Exchange:
                         node = str(reply.metadata.src_node_id)
                         self.tally.failures[node] = "refused: a reply to nothing that was asked"
                     else:
-                        self._holds(asked.node, None if reply.has_error() else config_of(reply.content).get(VERSION))
+                        if reply.has_error():
+                            self._holds(asked.node, None)
+                        elif VERSION in (config := config_of(reply.content)):
+                            self._holds(asked.node, config[VERSION])
                         yield asked, reply
             finally:
                 if isinstance(there, list):  # already handed over: nobody will see them if we stopped in between
@@ -187,6 +190,18 @@ class Exchange:
             if not any(asked.round == number for asked in self._pending.values()):
                 return
             self.wait(POLL_SECONDS)
+
+    def raw(self, number: int) -> Iterator[tuple[int, RecordDict]]:
+        """What nodes replied to messages of round `number`, unchecked; errors and those overdue become failures."""
+        for asked, reply in self.pull():
+            if asked.round != number:
+                self.tally.late += 1
+            elif reply.has_error():
+                self.tally.failures[str(asked.node)] = f"error {reply.error.code}: {reply.error.reason}"
+            else:
+                self.tally.up(asked.node, wire_bytes(reply.content))
+                yield asked.node, reply.content
+        self.overdue()
 
     def finish(self) -> Tally:
         """The tally so far; a new one begins."""

@@ -8,10 +8,12 @@ and key names are those that Flower's own strategies look for.
 """
 
 import hashlib
+import io
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -32,13 +34,14 @@ MAX_EXAMPLES = 1 << 53  # counts beyond are not exact in float64
 _NPY_HEADER_BYTES = 4096  # numpy's own is 128 for a flat array
 _NPY_HEADER = re.compile(
     rb"\x93NUMPY\x01\x00(?P<length>..)"
-    rb"\{'descr': '(?P<descr><f[48]|\|u1)', 'fortran_order': False, 'shape': \((?P<size>\d{1,20}),\), \} *\n",
+    rb"\{'descr': '(?P<descr><f[48]|<u4|\|u1)', 'fortran_order': False, 'shape': \((?P<size>\d{1,20}),\), \} *\n",
     re.DOTALL,
 )
 _DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float64": np.dtype("<f8")}
-_BYTE = np.dtype("|u1")
+_BYTE, _WORD = np.dtype("|u1"), np.dtype("<u4")
 
 Float = npt.NDArray[np.float32]
+Double = npt.NDArray[np.float64]
 Bytes = npt.NDArray[np.uint8]
 Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
 
@@ -77,7 +80,7 @@ def pack(
     hold anything else that a ConfigRecord takes. Raises FederationError for what `unpack` at the other end would
     refuse whatever it has at hand.
     """
-    name, array = (THETA, Array(np.ascontiguousarray(theta))) if payload is None else (PAYLOAD, Array(payload))
+    name, array = (THETA, flower_array(theta)) if payload is None else (PAYLOAD, flower_array(payload))
     content = RecordDict(
         {
             ARRAYS: ArrayRecord({name: array}),
@@ -199,6 +202,27 @@ def payload_array(array: Array, size: int) -> Bytes:
     if not 0 < array.shape[0] <= most or len(array.data) > most + _NPY_HEADER_BYTES:
         raise FederationError(f"payload: {len(array.data)} bytes for {size} parameters, at most {most} are allowed")
     return _npy(array.data, _BYTE, array.shape[0])
+
+
+def words_array(array: Array, size: int) -> npt.NDArray[np.uint32]:
+    """A Flower array as uint32 (size,): a masked update; FederationError otherwise."""
+    if array.dtype != "uint32" or array.stype != "numpy.ndarray" or tuple(array.shape) != (size,):
+        raise FederationError(f"expected uint32[{size}] as numpy.ndarray, found {array.dtype}{list(array.shape)}")
+    return _npy(array.data, _WORD, size)
+
+
+def flower_array(values: npt.NDArray[Any]) -> Array:
+    """The same as Array(values), for one dimension, copying the numbers once instead of three times."""
+    header = _npy_header(values.dtype.str, len(values))
+    data = b"".join((header, memoryview(np.ascontiguousarray(values)).cast("B")))
+    return Array(str(values.dtype), values.shape, "numpy.ndarray", data)
+
+
+@lru_cache(maxsize=8)
+def _npy_header(descr: str, size: int) -> bytes:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": (size,)})
+    return header.getvalue()
 
 
 def _npy(data: bytes, dtype: np.dtype[Any], size: int) -> npt.NDArray[Any]:

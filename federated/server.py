@@ -24,6 +24,7 @@ from federated.compatibility import plan_of
 from federated.exchange import Exchange, Tally, dense
 from federated.lineage import Version, layout_hash
 from federated.message import ARRAYS, CODEC, CONFIG, DIGEST, ROUND, THETA, Float, flat_array, version_of
+from federated.privacy.secure.server import SecureAggregation, secure_mean
 from federated.result import FederationResult
 from federated.selection import Chosen, Eligible, Selection
 from federated.settings import RoundSettings
@@ -44,6 +45,7 @@ def make_server_app(
     layout: Sequence[ParameterEntry] = (),
     strategy: Strategy | FedBuff | None = None,
     client_config: Mapping[str, str | int | float] | None = None,
+    secure: SecureAggregation | None = None,
     eligible: Eligible | None = None,
     review: Review | None = None,
     on_round: OnRound | None = None,
@@ -62,6 +64,7 @@ def make_server_app(
     strategy: any Flower strategy instead of StreamingFedAvg, or FedBuff; Flower's own hold all the replies of a round
         in memory. One that is `Stateful` is part of the checkpoint.
     client_config: goes to the devices with every message: the rule they follow (`federated.rules`), the codec.
+    secure: rounds with secure aggregation: the strategy sees the mean, and nobody a single update.
     eligible: see `selection.Eligible`.
     review: looks at every new version before it becomes the fleet's. One that is refused is in the log and nowhere
         else: the fleet goes on from its parent, as after `checkpoint.ServerStore.roll_back`; three in a row end a run.
@@ -69,7 +72,7 @@ def make_server_app(
         from there: with devices that answer alike, to the same weights bit for bit.
     """
     flat_array(Array(initial_theta), len(initial_theta))
-    plan_of(strategy or StreamingFedAvg(), settings).check()
+    plan_of(strategy or StreamingFedAvg(), settings, secure=secure is not None).check()
     app = ServerApp()
 
     @app.main()
@@ -77,6 +80,7 @@ def make_server_app(
         downlink = None if settings.downlink == WHOLE else Downlink(parse_codec(settings.downlink))
         exchange = Exchange(grid, bundle_digest, len(initial_theta), settings.round_timeout, downlink)
         run = _Run(exchange, settings, strategy or StreamingFedAvg(), Selection(settings, eligible))
+        run.secure = secure
         run.fixed = {**(client_config or {}), DIGEST: bundle_digest}
         if (settings.codec, settings.downlink) != (WHOLE, WHOLE):
             run.fixed[CODEC] = settings.codec
@@ -105,6 +109,7 @@ class _Run:
     """A run between two of its rounds."""
 
     fixed: dict[str, str | int | float]
+    secure: SecureAggregation | None
 
     def __init__(
         self, exchange: Exchange, settings: RoundSettings, strategy: Strategy | FedBuff, selection: Selection
@@ -192,6 +197,9 @@ class _Run:
         chosen = Chosen(self._exchange.grid, nodes)
         messages = list(strategy.configure_train(number, arrays, self._config(number), chosen))
         asked[:] = len(messages), goal
+        if self.secure is not None:
+            assert isinstance(strategy, Streaming)
+            return secure_mean(strategy, self.secure, self._exchange, number, theta, messages)
         self._exchange.push(messages, number)
         pairs = self._exchange.collect(number, goal, {version.hash: theta})
         if isinstance(strategy, Streaming):

@@ -73,7 +73,10 @@ class Downlink:
 
     def _shorter(self, content: RecordDict, held: str) -> RecordDict:
         """The same message for a node that holds that version; itself where nothing shorter leads there."""
-        config, theta = config_of(content), records(content, ArrayRecord)[ARRAYS][THETA]
+        config, arrays = config_of(content), records(content, ArrayRecord)
+        if ARRAYS not in arrays:
+            return content
+        theta = arrays[ARRAYS][THETA]
         versions = [before for before, _ in self._steps]
         if held and held == config.get(VERSION):
             none = wire.Segment(wire.ALL, wire.FLOAT32, wire.DIFFERENCE, int(theta.shape[0]), 0, 0, 0)
@@ -84,5 +87,7 @@ class Downlink:
             return content
         if len(payload) >= len(theta.data):
             return content
-        arrays = ArrayRecord({PAYLOAD: Array(payload)})
-        return RecordDict({ARRAYS: arrays, CONFIG: ConfigRecord({**config, REFERENCE: held})})
+        shorter = RecordDict(dict(content.items()))
+        shorter[ARRAYS] = ArrayRecord({PAYLOAD: Array(payload)})
+        shorter[CONFIG] = ConfigRecord({**config, REFERENCE: held})
+        return shorter

@@ -58,6 +58,10 @@ class CentralPrivacy(Streaming):
         """Add the clipped change."""
         self._sum += clip(theta.astype(np.float64) - self._reference, self._privacy.clipping_norm)
 
+    def add_total(self, total: Double) -> None:
+        """Add a sum of changes (P,) that the devices have clipped themselves."""
+        self._sum += total
+
     def finish(self) -> Float:
         """The strategy's answer to the noisy mean."""
         self.ledger.spend()
@@ -71,7 +75,16 @@ class CentralPrivacy(Streaming):
     ) -> tuple[Float | None, dict[str, float]]:
         """As `Streaming.aggregate`; the metrics say what is spent."""
         theta, metrics = super().aggregate(number, reference, updates)
-        return theta, metrics | {"epsilon": self.ledger.epsilon, "delta": self._privacy.delta}
+        return theta, metrics | self.spent()
+
+    @property
+    def clipping_norm(self) -> float:
+        """The Euclidean length to which a device's change is cut."""
+        return self._privacy.clipping_norm
+
+    def spent(self) -> dict[str, float]:
+        """What is spent, as metrics."""
+        return {"epsilon": self.ledger.epsilon, "delta": self._privacy.delta}
 
     def state(self) -> Mapping[str, Any]:
         """The ledger's, and the strategy's where it has one."""
