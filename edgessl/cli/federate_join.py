@@ -52,6 +52,14 @@ _FILE = click.Path(path_type=Path)
 @click.option("--trust", "trusted", multiple=True, type=_FILE, help="Public key that signed BUNDLE. Repeatable.")
 @click.option("--device-key", type=_FILE, help="Secret that the learned state is authenticated with.")
 @count("--seed", 0, "Of this device's draws.", least=0)
+@click.option(
+    "--privacy",
+    type=float,
+    nargs=4,
+    metavar="NOISE CLIP DELTA EPSILON",
+    help="Noise of this device's own (local differential privacy), and how much epsilon it may spend.",
+)
+@click.option("--secure-only", is_flag=True, help="Take part only in rounds with secure aggregation.")
 @click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines on stdout.")
 def join(
     bundle: Path,
@@ -73,6 +81,8 @@ def join(
     trusted: tuple[Path, ...],
     device_key: Path | None,
     seed: int,
+    privacy: tuple[float, float, float, float] | None,
+    secure_only: bool,
     as_json: bool,
 ) -> None:
     """Be a device of a fleet.
@@ -89,12 +99,14 @@ def join(
     from federated.node import NodeSettings
     from federated.node.device import Device
     from federated.node.device import join as join_federation
+    from federated.privacy.budget import GaussianPrivacy
 
     if insecure == (ca is not None) or (not insecure and key is None):
         raise click.UsageError("give --ca and --key, or --insecure alone")
     settings = NodeSettings(heartbeat=heartbeat, poll=poll, max_bytes=max_message)
     gates = _gates(window, battery, not_over, commands)
-    device = Device(server, state, key, ca, stream, local_steps, gates)
+    local = None if privacy is None else GaussianPrivacy(*privacy)
+    device = Device(server, state, key, ca, stream, local_steps, gates, local, secure_only)
     trust = Trust(tuple(read_public_key(path) for path in trusted)) if trusted else None
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -18,6 +18,9 @@ from flwr.serverapp import Grid, ServerApp
 from edgessl.device import Bundle, Learner
 from edgessl.errors import FederationError
 from federated.client import Learners, catch_up, train_round
+from federated.privacy.budget import GaussianPrivacy
+from federated.privacy.options import central_privacy, from_options
+from federated.privacy.secure.server import SecureAggregation
 from federated.server import make_server_app
 from federated.settings import RoundSettings
 from federated.strategies import build_strategy
@@ -36,7 +39,10 @@ def client_app() -> ClientApp:
         learner = learners(context)
         if stream := _setting(context.node_config, "stream", str, ""):
             catch_up(learner, np.load(stream, mmap_mode="r", allow_pickle=False))
-        return train_round(message, learner, _setting(context.run_config, "local-steps", int))
+        steps, local = _setting(context.run_config, "local-steps", int), _json(context.node_config, "local-privacy")
+        privacy = from_options(GaussianPrivacy, local, "local-privacy") if local else None
+        only = _setting(context.node_config, "secure-only", bool, False)
+        return train_round(message, learner, steps, privacy, context.state, secure_only=only)
 
     return app
 
@@ -46,7 +52,8 @@ def server_app() -> ServerApp:
 
     run_config: "bundle" and "save-to" (paths on the server); the fields of RoundSettings with hyphens; "state-dir"
     (a path on the server, "" for a run that is not resumed); "strategy", a name, with "strategy-options", and
-    "client-config", what goes to the devices, both of them JSON objects.
+    "client-config", what goes to the devices, both of them JSON objects; "central-privacy" and "secure-aggregation",
+    JSON objects of `privacy.options`, "" for none.
     """
     app = ServerApp()
 
@@ -55,14 +62,18 @@ def server_app() -> ServerApp:
         config = context.run_config
         bundle = Bundle.open(_setting(config, "bundle", str))
         layout = bundle.manifest.parameters
+        strategy = build_strategy(_setting(config, "strategy", str), layout, _json(config, "strategy-options"))
+        if central := _json(config, "central-privacy"):
+            strategy = central_privacy(strategy, central)
         state = _setting(config, "state-dir", str, "")
         run = make_server_app(
             bundle.state()["theta"],
             bundle.digest,
             _round_settings(config),
             layout=layout,
-            strategy=build_strategy(_setting(config, "strategy", str), layout, _json(config, "strategy-options")),
+            strategy=strategy,
             client_config=_json(config, "client-config"),
+            secure=_secure(config),
             save_to=Path(_setting(config, "save-to", str)),
             state_dir=Path(state) if state else None,
         )
@@ -82,6 +93,11 @@ def _round_settings(config: Mapping[str, Any]) -> RoundSettings:
         else:
             values[field.name] = _setting(config, key, kind)
     return RoundSettings(**values)
+
+
+def _secure(config: Mapping[str, Any]) -> SecureAggregation | None:
+    key = "secure-aggregation"
+    return from_options(SecureAggregation, _json(config, key), key) if _setting(config, key, str, "") else None
 
 
 def _json(config: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 
 from edgessl.device import Learner
 from federated.client import catch_up, train_round
@@ -18,6 +18,7 @@ from federated.node.identity import Identity
 from federated.node.letters import Letters
 from federated.node.link import Link, trust
 from federated.node.node import Events, Node, NodeSettings, message_bytes
+from federated.privacy.budget import GaussianPrivacy
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Device:
         ca: PEM file of the certificates to trust; None for plain HTTP.
         stream: a .npy file of float32 samples (N, *shape), observed before each round as far as it is new.
         local_steps: training steps of a round.
+        privacy: noise that this device adds to what it sends, and its budget; None for none.
+        secure_only: take part only in rounds with secure aggregation.
     """
 
     server: str
@@ -40,6 +43,8 @@ class Device:
     stream: Path | None = None
     local_steps: int = 16
     gates: Sequence[Gate] = field(default=())
+    privacy: GaussianPrivacy | None = None
+    secure_only: bool = False
 
 
 def join(device: Device, learner: Learner, settings: NodeSettings, stop: threading.Event, on_event: Events) -> None:
@@ -49,12 +54,13 @@ def join(device: Device, learner: Learner, settings: NodeSettings, stop: threadi
     RefusedError when the server does not know the key, ConfigError for files that are not what they should be.
     """
     identity = _identity(device)
+    vault = RecordDict()  # secrets of a secure round; gone with the process, which has then dropped out of the round
     largest = min(settings.max_bytes, message_bytes(learner.bundle.manifest.theta_size))
 
     def answer(message: Message) -> Message:
         if device.stream is not None:
             catch_up(learner, np.load(device.stream, mmap_mode="r", allow_pickle=False))
-        return train_round(message, learner, device.local_steps)
+        return train_round(message, learner, device.local_steps, device.privacy, vault, secure_only=device.secure_only)
 
     with ExitStack() as stack:
         link = Link(device.server, identity, None if device.ca is None else trust(device.ca))
