@@ -16,6 +16,9 @@ COMMANDS = {
     "devices": "edgessl.cli.federate_keys:devices",
     "run": "edgessl.cli.federate_run:run",
     "join": "edgessl.cli.federate_join:join",
+    "log": "edgessl.cli.federate_lineage:log",
+    "rollback": "edgessl.cli.federate_lineage:rollback",
+    "release": "edgessl.cli.federate_release:release",
 }
 
 

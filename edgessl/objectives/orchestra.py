@@ -34,6 +34,8 @@ class Clusters(nn.Module):
     They are a buffer, hence a fixed entry of theta, and travel with it (strategy and rule "orchestra" in `federated`).
     """
 
+    centroids: Tensor
+
     def __init__(self, dim: int, count: int) -> None:
         super().__init__()
         self.register_buffer("centroids", normalize(torch.randn(count, dim)))

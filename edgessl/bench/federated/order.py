@@ -193,7 +193,7 @@ def _federate(
 
     def client(message: Message, context: Context) -> Message:
         learner = learners[int(context.node_config["partition-id"])]
-        learner.hyper["lr"] = _rate(settings, int(message.content[CONFIG][ROUND]))  # type: ignore[arg-type, index]
+        learner.hyper["lr"] = _rate(settings, int(message.content[CONFIG][ROUND]))  # type: ignore[arg-type]
         return train_round(message, learner, settings.local_steps)
 
     def on_round(record: Row, theta: Array) -> None:
