@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from federated.node.identity import Identity
     from federated.node.letters import Letters
     from federated.node.link import Link, LinkError, RefusedError, trust
-    from federated.node.node import Node, NodeSettings, message_bytes
+    from federated.node.node import Node
+    from federated.node.settings import NodeSettings, message_bytes
 
 _HOME = {
     "Battery": "gates",
@@ -24,10 +25,10 @@ _HOME = {
     "Link": "link",
     "LinkError": "link",
     "Node": "node",
-    "NodeSettings": "node",
+    "NodeSettings": "settings",
     "RefusedError": "link",
     "TimeWindow": "gates",
-    "message_bytes": "node",
+    "message_bytes": "settings",
     "trust": "link",
 }
 __all__ = [

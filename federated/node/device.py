@@ -17,7 +17,8 @@ from federated.node.gates import Gate
 from federated.node.identity import Identity
 from federated.node.letters import Letters
 from federated.node.link import Link, trust
-from federated.node.node import Events, Node, NodeSettings, message_bytes
+from federated.node.node import Events, Node
+from federated.node.settings import NodeSettings, message_bytes
 from federated.privacy.budget import GaussianPrivacy
 
 

@@ -1,6 +1,6 @@
-"""What a node must not lose: the message it works on, the reply it has not delivered, what it answered before.
+"""What a node must not lose: the message it works on, the reply it has not delivered, what it answered, its number.
 
-Three files in a folder beside the learner's state, each written whole or not at all. A device that loses power while it
+Four files in a folder beside the learner's state, each written whole or not at all. A device that loses power while it
 learns takes the message up again; one that loses its link delivers the reply when the link is back.
 """
 
@@ -18,7 +18,7 @@ from edgessl.errors import FormatError, StateError
 from federated.compat.fleet import Packed
 
 REMEMBERED = 256  # answered messages
-_MESSAGE, _REPLY, _ANSWERED = "message", "reply", "answered.json"
+_MESSAGE, _REPLY, _ANSWERED, _NUMBER = "message", "reply", "answered.json", "number.json"
 
 
 class Letters:
@@ -35,6 +35,21 @@ class Letters:
     def answered(self, name: str) -> bool:
         """Whether the message with that name had its reply made here: it came again, or was replayed."""
         return name in self._answered
+
+    def number(self, server: str) -> int | None:
+        """The number of this node at `server`, if it was there before."""
+        try:
+            top = strictjson.Node(strictjson.parse((self.folder / _NUMBER).read_bytes()), _NUMBER, FormatError)
+            return top.key("node").integer(1, (1 << 64) - 1) if top.key("server").text() == server else None
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, FormatError) as error:
+            self._set_aside(_NUMBER, error)
+            return None
+
+    def keep_number(self, server: str, node: int) -> None:
+        """Keep the number that `server` gave this node."""
+        self._replace(_NUMBER, [json.dumps({"server": server, "node": node}).encode()])
 
     def keep_message(self, name: str, objects: dict[str, bytes], expires: float) -> None:
         """Keep a message until `keep_reply`."""

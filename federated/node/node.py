@@ -6,59 +6,23 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from flwr.app import Error, Message
 
-from edgessl.errors import ConfigError, EdgeSSLError, FederationError
+from edgessl.errors import EdgeSSLError, FederationError
 from federated.compat import CLIENT_RAISED, fleet
 from federated.node.gates import Gate
 from federated.node.letters import Letters
 from federated.node.link import Link, LinkError, RefusedError
 from federated.node.pace import Pace
+from federated.node.settings import SLACK_BYTES, NodeSettings
 
 Answer = Callable[[Message], Message]
 Events = Callable[[dict[str, Any]], None]
 _log = logging.getLogger(__name__)
-_SLACK_BYTES = 1 << 16  # of a message beside its array: names, numbers, headers
 _REASON = 1000  # characters of an error that the server gets
-
-
-@dataclass(frozen=True)
-class NodeSettings:
-    """How a node behaves on the wire.
-
-    Attributes:
-        heartbeat: seconds between signs of life. The SuperLink gives a node up after twice that, and a round then
-            ends without it; longer saves traffic.
-        poll: shortest and longest wait between two looks for a message, seconds. The shortest follows a message.
-        away: longest wait between two attempts to reach a server that is away, seconds.
-        gate: seconds between two looks at a closed gate.
-        max_bytes: of a message, its arrays put together.
-        message_types: what this node answers; anything else is refused.
-    """
-
-    heartbeat: float = 30.0
-    poll: tuple[float, float] = (1.0, 60.0)
-    away: float = 300.0
-    gate: float = 60.0
-    max_bytes: int = 256 << 20
-    message_types: frozenset[str] = frozenset({"train"})
-
-    def __post_init__(self) -> None:
-        if not fleet.SHORTEST_HEARTBEAT <= self.heartbeat <= fleet.LONGEST_HEARTBEAT:
-            raise ConfigError(
-                f"heartbeat: {self.heartbeat:g} s; a SuperLink takes {fleet.SHORTEST_HEARTBEAT:g} to "
-                f"{fleet.LONGEST_HEARTBEAT:g}"
-            )
-        if not 0 < self.poll[0] <= self.poll[1]:
-            raise ConfigError(f"poll: expected a shortest and a longest wait in seconds, found {self.poll}")
-
-
-def message_bytes(parameters: int) -> int:
-    """Bound of a message that carries that many weights: Flower's FedAdam sends them as float64."""
-    return 8 * parameters + _SLACK_BYTES
+_UNKNOWN = "Its operator must register this device's key; if it is registered, another device uses it now."
 
 
 class Node:
@@ -112,7 +76,7 @@ class Node:
             self._event("away", reason=str(error), wait=round(wait, 1))
         except RefusedError as error:
             if not self._known:
-                raise
+                raise RefusedError(f"{error} {_UNKNOWN}", error.status, error.code) from None
             wait, self.number = self._away.wait(), None
             self._event("refused", reason=str(error), wait=round(wait, 1))
         else:
@@ -135,17 +99,33 @@ class Node:
         return self._poll.wait()
 
     def _join(self) -> None:
-        identity = self.link.identity
-        if self.link.tls is None:  # such a SuperLink knows no keys beforehand
-            try:
-                self.link.call(fleet.register(identity.public_key))
-            except RefusedError as error:
-                if error.code != fleet.KEY_IN_USE:
-                    raise
-        self.number = self.link.call(fleet.activate(identity.public_key, self.settings.heartbeat))
-        self._known = True
+        """Be a node of the SuperLink again, or for the first time.
+
+        A heartbeat brings a known node back. Activation would not: a SuperLink refuses it for a minute after a node
+        went without a goodbye, as devices that lose power do.
+        """
+        server, identity = self.link.server, self.link.identity
+        number = self.letters.number(server)
+        if number is not None and not self._still_known(number):
+            number = None
+        if number is None:
+            if self.link.tls is None:  # such a SuperLink knows no keys beforehand
+                try:
+                    self.link.call(fleet.register(identity.public_key))
+                except RefusedError as error:
+                    if error.code != fleet.KEY_IN_USE:
+                        raise
+            number = self.link.call(fleet.activate(identity.public_key, self.settings.heartbeat))
+            self.letters.keep_number(server, number)
+        self.number, self._known = number, True
         self._poll.restart()
-        self._event("joined", node=self.number, server=self.link.server)
+        self._event("joined", node=number, server=server)
+
+    def _still_known(self, number: int) -> bool:
+        try:
+            return self.link.call(fleet.beat(number, self.settings.heartbeat))
+        except RefusedError:  # the number is somebody else's now
+            return False
 
     def _leave(self) -> None:
         if self.number is None:
@@ -207,7 +187,7 @@ class Node:
     def _pull_object(self, announced: fleet.Announced, name: str) -> bytes | None:
         assert self.number is not None
         call = fleet.pull_object(self.number, announced.run_id, name)
-        return self.link.call(call, self.settings.max_bytes + _SLACK_BYTES)
+        return self.link.call(call, self.settings.max_bytes + SLACK_BYTES)
 
     def _kept(self) -> Message | None:
         """The message that was being answered when this device last stopped."""

@@ -43,7 +43,7 @@ class FakeSuperLink:
         self.replies: list[Message] = []
         self.calls: list[str] = []
         self.confirmed: list[str] = []
-        self.away = self.over = self.unknown = False
+        self.away = self.over = self.unknown = self.online = False
         self.late: set[str] = set()
         self.refuse: dict[str, RefusedError] = {}
         self.lose_after: str | None = None  # the link is cut right after this call was made
@@ -82,12 +82,17 @@ class FakeSuperLink:
         return fleet_pb2.RegisterNodeFleetResponse(node_id=NODE)
 
     def _activate_node(self, body: bytes) -> Any:
+        if self.online:  # as Flower does: only a heartbeat brings back a node that did not say goodbye
+            raise RefusedError("Failed to activate SuperNode.", 412, 2004)
+        self.online = True
         return fleet_pb2.ActivateNodeResponse(node_id=NODE)
 
     def _deactivate_node(self, body: bytes) -> Any:
+        self.online = False
         return fleet_pb2.DeactivateNodeResponse()
 
     def _send_node_heartbeat(self, body: bytes) -> Any:
+        self.online = not self.unknown
         return heartbeat_pb2.SendNodeHeartbeatResponse(success=not self.unknown)
 
     def _pull_messages(self, body: bytes) -> Any:

@@ -77,6 +77,7 @@ class Fleet:
     def __init__(self, folder: Path, bundle: Path, *, devices: int = 2) -> None:
         self.folder, self.bundle, self.port = folder, bundle, free_port()
         self.tls, self.keys, self.server = folder / "tls", folder / "keys", folder / "server"
+        folder.mkdir(exist_ok=True)
         certificates.create_authority(self.tls)
         certificates.issue_server(self.tls, [])
         self.keys.mkdir()

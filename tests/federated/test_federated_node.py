@@ -238,6 +238,21 @@ class TestComingAndGoing:
         with pytest.raises(RefusedError, match="unknown key"):
             make().run(threading.Event())
 
+    def test_a_device_that_went_without_a_goodbye_comes_back_under_its_number(self, server, make):
+        make()._turn()
+        assert server.online
+        restarted = make()
+        restarted._turn()
+        assert restarted.number == NODE
+        assert server.calls.count("activate-node") == 1
+
+    def test_a_number_that_is_somebody_elses_now_is_not_used(self, server, make):
+        make()._turn()
+        server.refuse["send-node-heartbeat"] = RefusedError("Invalid SuperNode authentication", 401, 0)
+        server.online = False
+        make()._turn()
+        assert server.calls.count("activate-node") == 2
+
     def test_a_server_that_forgot_a_known_node_is_asked_again(self, server, make):
         node = make()
         node._turn()
@@ -337,10 +352,11 @@ def test_letters_give_back_what_they_were_given(tmp_path_factory, parts, expires
     assert again.reply() is None
 
 
-@pytest.mark.parametrize("name", ["message", "reply", "answered.json"])
+@pytest.mark.parametrize("name", ["message", "reply", "answered.json", "number.json"])
 def test_a_damaged_letter_is_set_aside(tmp_path, name):
     (tmp_path / name).write_bytes(b"\xff" * 40)
     letters = Letters(tmp_path)
+    assert letters.number("s:1") is None
     assert letters.message() is None
     assert letters.reply() is None
     assert "set aside" in letters.problems[0]
