@@ -20,8 +20,8 @@ from federated.strategies import LDAWA, FedAdam, FedBuff, Orchestra, StreamingFe
 MEAN = ("fedavg", "fedadam")  # work on the mean of the replies alone
 COMPARING = ("krum", "multi_krum", "median", "trimmed_mean")
 _NAMES: tuple[tuple[str, type], ...] = (
-    ("multi_krum", MultiKrum),  # before Krum, which it derives from
-    ("krum", Krum),
+    ("krum", Krum),  # before MultiKrum, which it derives from
+    ("multi_krum", MultiKrum),
     ("median", FedMedian),
     ("trimmed_mean", FedTrimmedAvg),
     ("ldawa", LDAWA),

@@ -46,12 +46,11 @@ BESIDE = ("random", "centralised")
 
 @dataclass(frozen=True)
 class Settings:
-    """What the figures depend on; the local steps of a round are the data's, see `compression_data`."""
+    """What the figures depend on; the optimizer and a round's local steps are the data's, see `compression_data`."""
 
-    rounds: int = 14
+    rounds: int = 12
     batch_size: int = 32
     objective: str = "simclr"
-    optimizer: str = "sgd"
 
 
 def run(
@@ -140,7 +139,7 @@ def _model(found: Fleet, settings: Settings, seed: int) -> TorchModel:
         {
             "encoder": {"name": found.encoder, "options": found.options},
             "objective": {"name": settings.objective},
-            "optimizer": settings.optimizer,
+            "optimizer": found.optimizer,
             "batch_size": settings.batch_size,
             "epochs": 1,
             "seed": seed,

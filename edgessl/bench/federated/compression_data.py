@@ -29,6 +29,7 @@ class Fleet:
     kind: Kind
     encoder: str
     options: dict[str, int]
+    optimizer: str
     local_steps: int
 
 
@@ -59,6 +60,7 @@ def _images(seed: int) -> Fleet:
         data.train.kind,
         "ds_cnn_s",
         {"stem_stride": 2},
+        "adamw",
         local_steps=10,
     )
 
@@ -77,6 +79,7 @@ def _people() -> Fleet:
         data.train.kind,
         "cnn1d",
         {},
+        "adamw",
         local_steps=6,
     )
 
