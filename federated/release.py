@@ -63,7 +63,9 @@ def _lineage(bundle: Bundle, result: FederationResult) -> dict[str, Any]:
     """Which bundle, which version, after how many rounds; the versions before it are in the round log."""
     version = version_of(result.theta)
     made = [record for record in result.rounds if record.get("version") == version]
-    facts = {key: made[-1][key] for key in ("parent", "branch", "round", "clients") if key in made[-1]} if made else {}
+    facts: dict[str, Any] = (
+        {key: made[-1][key] for key in ("parent", "branch", "round", "clients") if key in made[-1]} if made else {}
+    )
     return {
         "bundle": bundle.digest,
         "layout": layout_hash(bundle.manifest.parameters),

@@ -57,13 +57,17 @@ class Settings:
 
 
 def run(
-    data: Sequence[str] = tuple(DATA),
-    methods: Sequence[str] = METHODS,
+    data: str | Sequence[str] = tuple(DATA),
+    methods: str | Sequence[str] = METHODS,
     seeds: Sequence[int] = (0, 1, 2),
     *,
+    rounds: int = Settings.rounds,
+    local_steps: int = Settings.local_steps,
+    optimizer: str = Settings.optimizer,
+    lr: float = Settings.lr,
+    validate: bool = False,
     out: str = "",
     progress: Callable[[str], None] = lambda line: None,
-    **settings: Any,
 ) -> Row:
     """Train fleets, single devices and one model on all data, and judge their encoders.
 
@@ -73,9 +77,9 @@ def run(
             `federated.rules` under FedAvg; `centralised`, one learner with everything and as many steps as all devices
             take together.
         seeds: of samples, weights and noise.
+        rounds, local_steps, optimizer, lr, validate: see `Settings`.
         out: file that is written after every run, and continued if it exists; "" writes none.
         progress: told in a line what was done.
-        settings: of `Settings`.
 
     Returns:
         {"bench", "settings", "rows", "date", "machine", "versions"}. A row: data, method, seed; knn, linear: accuracy
@@ -85,10 +89,11 @@ def run(
     Raises:
         ConfigError: an unknown name, or `out` was measured with other settings.
     """
+    data, methods = ((names,) if isinstance(names, str) else names for names in (data, methods))
     for kind, known, asked in (("data", DATA, data), ("method", METHODS, methods)):
         if unknown := [name for name in asked if name not in known]:
             raise ConfigError(f"unknown {kind} {unknown[0]!r}; choose among {', '.join(known)}")
-    chosen = Settings(**settings)
+    chosen = Settings(rounds, local_steps, optimizer=optimizer, lr=lr, validate=validate)
     result = _start(chosen, Path(out) if out else None)
     done = {tuple(row[k] for k in KEY) for row in result["rows"]}
     torch.set_num_threads(1)
