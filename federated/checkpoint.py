@@ -9,6 +9,8 @@ to keep.
 """
 
 import contextlib
+import hashlib
+import itertools
 import json
 import os
 from collections.abc import Mapping
@@ -22,11 +24,12 @@ from edgessl.device.storage import tensors
 from edgessl.device.storage.files import sync_directory, write_atomically
 from edgessl.errors import FederationError, FormatError
 from federated.lineage import RoundLog, Version
-from federated.message import Float, version_of
+from federated.message import Float
 from federated.strategies.base import SPENT
 
 KEEP = 8  # versions that can be gone back to
 LOG, HEAD, VERSIONS = "lineage.jsonl", "head.safetensors", "versions"
+PER_NODE = "device_bytes"  # of a record: in the log, and not in results, which are held in memory
 State = Mapping[str, Any]
 
 
@@ -99,7 +102,7 @@ class ServerStore:
             version=replace(parent, branch=branch),
             last=now.last,
             seconds=now.seconds,
-            lines=len(self.log.events),
+            lines=len(self.log),
             states=states,
         )
         try:
@@ -109,9 +112,9 @@ class ServerStore:
         return head
 
     def rounds(self, head: Head) -> list[dict[str, Any]]:
-        """The records of the rounds that led to `head`, those rolled back included."""
-        hidden = ("event", "time", "previous")
-        events = self.log.events[: head.lines]
+        """The records of the rounds that led to `head`, those rolled back included, without the bytes of each node."""
+        hidden = ("event", "time", "previous", PER_NODE)
+        events = itertools.islice(self.log.events(), head.lines)
         return [{k: v for k, v in e.items() if k not in hidden} for e in events if e["event"] in ("round", "refused")]
 
     def _point(self, path: Path) -> None:
@@ -158,15 +161,22 @@ def _encode(head: Head, digest: str) -> list[memoryview]:
     facts = {"version": asdict(head.version), "last": head.last, "seconds": head.seconds, "lines": head.lines}
     text = json.dumps({**facts, "bundle": digest, "states": plain}, allow_nan=False).encode()
     arrays["facts"] = np.frombuffer(text, np.uint8)  # not metadata, which has to fit a header of 1 MiB
-    return tensors.pieces(arrays)
+    return tensors.pieces(arrays, {"sha256": _checksum(arrays)})
+
+
+def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(np.ascontiguousarray(arrays[name]).data)
+    return digest.hexdigest()
 
 
 def _decode(data: bytes) -> tuple[Head, str]:
-    arrays, _ = tensors.loads(data)
+    arrays, metadata = tensors.loads(data)
+    if _checksum(arrays) != metadata["sha256"]:
+        raise ValueError("its checksum is wrong")
     facts = json.loads(arrays.pop("facts").tobytes())
     theta, version = arrays.pop("theta"), Version(**facts["version"])
-    if version_of(theta) != version.hash:
-        raise ValueError(f"theta is not of version {version.hash[:12]}")
     states: dict[str, dict[str, Any]] = facts["states"]
     for name, array in arrays.items():
         part, key = name.split(":", 1)

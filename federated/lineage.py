@@ -5,9 +5,10 @@ that a line changed, lost or put in between is found when the log is opened.
 """
 
 import hashlib
+import io
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -69,24 +70,31 @@ class RoundLog:
     """A federation's round log, `lineage.jsonl`.
 
     Opening it checks every line; FederationError names the first that is wrong. A last line that was not written to its
-    end (power loss) is cut off, whereupon the log is as it was before that line.
+    end (power loss) is cut off, whereupon the log is as it was before that line. `len` counts the lines.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self._last, self._lines, end = path, "", 0, 0
+        for _, line in self._checked():
+            self._last = _digest(line)
+            self._lines, end = self._lines + 1, end + len(line) + 1
         try:
-            data = path.read_bytes() if path.exists() else b""
-            whole = data[: data.rfind(b"\n") + 1]
-            self.events, self._last = _read(path, whole), _digest(whole.splitlines()[-1]) if whole else ""
-            if len(whole) < len(data):
-                os.truncate(path, len(whole))
+            if path.exists() and path.stat().st_size > end:
+                os.truncate(path, end)
         except OSError as error:
-            raise FederationError(f"{path}: cannot be read: {error.strerror or error}") from None
+            raise FederationError(f"{path}: cannot be repaired: {error.strerror or error}") from None
+
+    def __len__(self) -> int:
+        return self._lines
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """What each line says, read from the file one at a time: fleets are large and runs long."""
+        return (event for event, _ in self._checked())
 
     def append(self, event: str, **facts: Any) -> dict[str, Any]:
         """Add a line and sync it; returns what it says."""
         line = {"event": event, "time": datetime.now(UTC).isoformat(timespec="seconds"), **facts, _CHAIN: self._last}
-        data = json.dumps(line, separators=(",", ":")).encode()
+        data = json.dumps(line, separators=(",", ":"), allow_nan=False).encode()
         try:
             existed = self.path.exists()
             file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
@@ -99,27 +107,31 @@ class RoundLog:
                 sync_directory(self.path.parent)
         except OSError as error:
             raise FederationError(f"{self.path}: cannot be written: {error.strerror or error}") from None
-        self._last = _digest(data)
-        self.events.append(line)
+        self._last, self._lines = _digest(data), self._lines + 1
         return line
 
-
-def _read(path: Path, data: bytes) -> list[dict[str, Any]]:
-    events, last = [], ""
-    for number, line in enumerate(data.splitlines(), start=1):
+    def _checked(self) -> Iterator[tuple[dict[str, Any], bytes]]:
+        """Every whole line, parsed and without its end, each known to follow the one before."""
+        last = ""
         try:
-            event = strictjson.parse(line)
-            found = event[_CHAIN]
-            _ = event["event"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise FederationError(f"{path}: line {number} is no line of a round log: {error!r}") from None
-        if found != last:
-            raise FederationError(
-                f"{path}: line {number} does not follow the line before it: a line was changed, lost or put in"
-            )
-        events.append(event)
-        last = _digest(line)
-    return events
+            lines = open(self.path, "rb") if self.path.exists() else io.BytesIO()  # noqa: SIM115  (closed below)
+        except OSError as error:
+            raise FederationError(f"{self.path}: cannot be read: {error.strerror or error}") from None
+        with lines as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    return
+                try:
+                    event = strictjson.parse(line[:-1])
+                    found, _ = event[_CHAIN], event["event"]
+                except (ValueError, KeyError, TypeError) as error:
+                    raise FederationError(f"{self.path}: line {number} is no line of a round log: {error!r}") from None
+                if found != last:
+                    raise FederationError(
+                        f"{self.path}: line {number} does not follow the one before it: a line was changed, lost or put in"
+                    )
+                last = _digest(line[:-1])
+                yield event, line[:-1]
 
 
 def _digest(line: bytes) -> str:

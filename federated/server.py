@@ -16,7 +16,7 @@ from flwr.serverapp.strategy import Strategy
 from edgessl.device.bundle.specs import ParameterEntry
 from edgessl.errors import FederationError
 from federated.asynchronous import Buffered
-from federated.checkpoint import Head, ServerStore, unspent
+from federated.checkpoint import PER_NODE, Head, ServerStore, unspent
 from federated.codecs import parse_codec
 from federated.codecs.downlink import Downlink
 from federated.codecs.link import WHOLE
@@ -92,7 +92,7 @@ def make_server_app(
         try:
             while run.head.last < settings.rounds:
                 record = run.round(review)
-                history.append(record)
+                history.append({key: value for key, value in record.items() if key != PER_NODE})
                 if save_to is not None:
                     FederationResult(run.head.theta, history, run.head.seconds).save(save_to, bundle_digest)
                 if on_round is not None:
@@ -138,7 +138,7 @@ class _Run:
         self._selection.load_state(saved.states["selection"])
         history = store.rounds(saved)
         version = saved.version
-        store.log.append("resume", number=saved.last, version=version.hash, dropped=len(store.log.events) - saved.lines)
+        store.log.append("resume", number=saved.last, version=version.hash, dropped=len(store.log) - saved.lines)
         self._write(saved)
         return history
 
@@ -219,7 +219,7 @@ class _Run:
         states: dict[str, Mapping[str, Any]] = {name: part.state() for name, part in self._stateful.items()}
         states["selection"] = self._selection.state()
         now = time.monotonic()
-        lines = len(self._store.log.events) if self._store is not None else 0
+        lines = len(self._store.log) if self._store is not None else 0
         self.head = replace(head, states=states, seconds=head.seconds + now - self._began, lines=lines)
         self._began = now
         if self._store is not None:
@@ -235,5 +235,5 @@ def _counts(number: int, tally: Tally) -> dict[str, Any]:
         "examples": tally.examples,
         "bytes_down": tally.bytes_down,
         "bytes_up": tally.bytes_up,
-        "device_bytes": tally.devices,
+        PER_NODE: tally.devices,
     }

@@ -28,7 +28,7 @@ def log(state: Path, as_json: bool) -> None:
 
     if not (path := state / LOG).exists():
         raise ConfigError(f"{path}: no round log; give the state directory of a run")
-    events = RoundLog(path).events
+    events = list(RoundLog(path).events())
     if as_json:
         print_json({"events": events})
         return

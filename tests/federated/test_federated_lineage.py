@@ -2,13 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgessl.errors import FederationError
-from federated.checkpoint import ServerStore
-from federated.lineage import RoundLog
+from federated.checkpoint import Head, ServerStore, unspent
+from federated.lineage import RoundLog, Version
+from federated.message import version_of
 
 
 @pytest.fixture
@@ -21,10 +23,11 @@ def path(tmp_path):
 
 def test_what_was_appended_is_read_back(path):
     again = RoundLog(path)
-    assert [event["number"] for event in again.events] == [0, 1, 2, 3]
-    assert again.events[3]["failures"] == {"101": 'said "no"\n'}
+    assert [event["number"] for event in again.events()] == [0, 1, 2, 3]
+    assert list(again.events())[3]["failures"] == {"101": 'said "no"\n'}
     again.append("end")
-    assert RoundLog(path).events[-1]["event"] == "end"
+    assert len(again) == len(RoundLog(path)) == 5
+    assert list(RoundLog(path).events())[-1]["event"] == "end"
     assert path.read_text().count("\n") == 5
 
 
@@ -62,10 +65,37 @@ def test_a_power_loss_while_writing_leaves_what_was_before(path, data):
     torn = path.with_name("torn.jsonl")
     torn.write_bytes(whole[:cut])
     log = RoundLog(torn)
-    assert len(log.events) == whole[:cut].count(b"\n")
+    assert len(log) == whole[:cut].count(b"\n")
     assert torn.read_bytes() == whole[: whole[:cut].rfind(b"\n") + 1]
     log.append("again")
-    assert RoundLog(torn).events[-1]["event"] == "again"
+    assert list(RoundLog(torn).events())[-1]["event"] == "again"
+
+
+def test_a_damaged_head_says_so_and_another_version_takes_its_place(tmp_path):
+    store = ServerStore(tmp_path, "00" * 32)
+    for last in (1, 2):
+        theta = np.full(5, last, np.float32)
+        version = Version("run", last, 0, version_of(theta), "", "")
+        store.write(Head(version, theta, last, states={"strategy": {"m": np.arange(3.0), "t": 7}}))
+    head = tmp_path / "head.safetensors"
+    data = bytearray(head.read_bytes())
+    data[data.index(theta.tobytes())] ^= 1
+    head.unlink()  # the file of the version stays whole: only the link was damaged
+    head.write_bytes(data)
+    with pytest.raises(FederationError, match=r"head.safetensors: damaged: its checksum is wrong; link another"):
+        store.load()
+    head.unlink()
+    head.hardlink_to(tmp_path / "versions" / "000002.safetensors")
+    found = ServerStore(tmp_path, "00" * 32).load()
+    np.testing.assert_array_equal(found.theta, theta)
+    assert (found.last, found.states["strategy"]["t"]) == (2, 7)
+    np.testing.assert_array_equal(found.states["strategy"]["m"], [0, 1, 2])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["head.safetensors", "versions"]
+
+
+def test_what_was_spent_is_not_given_back():
+    then, now = {"m": 1, "spent.epsilon": 2.0, "spent.old": 1}, {"m": 5, "spent.epsilon": 7.5}
+    assert unspent(then, now) == {"m": 1, "spent.epsilon": 7.5}
 
 
 def test_a_log_that_cannot_be_written_says_so(tmp_path):
