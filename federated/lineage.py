@@ -128,7 +128,7 @@ class RoundLog:
                     raise FederationError(f"{self.path}: line {number} is no line of a round log: {error!r}") from None
                 if found != last:
                     raise FederationError(
-                        f"{self.path}: line {number} does not follow the one before it: a line was changed, lost or put in"
+                        f"{self.path}: line {number} does not follow the one before: one was changed, lost or put in"
                     )
                 last = _digest(line[:-1])
                 yield event, line[:-1]

@@ -17,6 +17,8 @@ from federated import (
     make_server_app,
     run_local,
 )
+from federated.checkpoint import ServerStore
+from federated.rules import Memory, rule_config
 
 ROUNDS, STEPS, MEMORY = 3, 12, 16_384  # 256 samples of 64 bytes
 
@@ -217,3 +219,65 @@ def test_catch_up_observes_only_what_is_new(bundle, samples, tmp_path):
         assert catch_up(learner, stream) == 0
         assert catch_up(learner, stream[:10]) == 0
         assert learner.metrics()["observed"] == 600
+
+
+class PowerCut(BaseException):
+    """Server and devices lose power at once, after a round."""
+
+
+@pytest.fixture
+def persistent(bundle, streams, tmp_path):
+    """persistent(folder, rounds, cut=0): a federation with state on both sides; theta at the end, the learners' too."""
+
+    def run(folder, rounds, cut=0, **options):
+        thetas = []
+
+        def open_learner(context):
+            i = int(context.node_config["partition-id"])
+            learner = learner_of(bundle, tmp_path / folder / f"client-{i}", seed=i)
+            catch_up(learner, streams[i])
+            return learner
+
+        def on_round(record, theta):
+            thetas.append(theta)
+            if record["round"] == cut:
+                raise PowerCut
+
+        app = make_server_app(
+            bundle.state()["theta"],
+            bundle.digest,
+            RoundSettings(rounds, seed=1),
+            layout=bundle.manifest.parameters,
+            client_config=rule_config("fedema"),
+            on_round=on_round,
+            state_dir=tmp_path / folder / "server",
+            **options,
+        )
+        with Learners(open_learner) as learners:
+            try:
+                run_local(app, make_client_app(learners, local_steps=STEPS), 2)
+            except PowerCut:
+                return thetas, []
+            return thetas, [learner.theta for learner in learners._open.values()]
+
+    return run
+
+
+def test_after_a_power_cut_everything_goes_on_to_the_same_bits(persistent):
+    whole, devices = persistent("whole", 4)
+    before, _ = persistent("cut", 4, cut=2)
+    after, again = persistent("cut", 4)
+    for found, expected in zip([*before, *after, *again], [*whole, *devices], strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert np.abs(devices[0] - whole[-1]).max() > 0
+
+
+def test_after_a_rollback_devices_meet_the_fleet_anew(bundle, persistent, tmp_path):
+    persistent("w", 3)
+    memories = [Memory.load(tmp_path / "w" / f"client-{i}") for i in range(2)]
+    assert all(m.round == 3 and m.branch == 0 and m.numbers for m in memories)
+    ServerStore(tmp_path / "w" / "server", bundle.digest).roll_back(1, "poisoned")
+    persistent("w", 4)
+    for i, old in enumerate(memories):
+        new = Memory.load(tmp_path / "w" / f"client-{i}")
+        assert (new.federation, new.branch, new.round, new.numbers) == (old.federation, 1, 4, {})
