@@ -36,6 +36,9 @@ def run_options(command: Decorated) -> Decorated:
             key_values("--option", "options", "Option of the strategy."),
             click.option("--codec", default="whole", show_default=True, help="How devices send what they learned."),
             click.option("--downlink", default="whole", show_default=True, help="How new weights go to devices."),
+            click.option("--secure", is_flag=True, help="Secure aggregation: no single update can be seen."),
+            key_values("--secure-option", "secure_options", "Option of it: bound, neighbours, survivors."),
+            key_values("--central", "central", "Central privacy: noise_multiplier, clipping_norm, delta ..."),
             key_values("--client", "client", "What devices are told, such as rule=fedema."),
             count("--seed", 0, "Of the choice of devices.", least=0),
         )
@@ -69,6 +72,8 @@ def start_run(operator: Operator, bundle: Path, given: dict[str, Any]) -> int:
         "seed": given["seed"],
         "codec": given["codec"],
         "downlink": given["downlink"],
+        "secure-aggregation": json.dumps(given["secure_options"]) if given["secure"] else "",
+        "central-privacy": json.dumps(given["central"]) if given["central"] else "",
     }
     return operator.submit(given["name"], config)
 

@@ -101,6 +101,39 @@ def run(
     return result
 
 
+def table(result: Row) -> str:
+    """The result as Markdown, one line per data and method; means and sample standard deviations over the seeds.
+
+    "against whole" is the difference of the same seed's runs; "fewer" how many times fewer bytes, down and up together.
+    """
+    lines = [
+        "| data | codec, both ways | kNN | against whole | bytes up | bytes down | fewer |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for data in dict.fromkeys(row["data"] for row in result["rows"]):
+        by_method: dict[str, dict[int, Row]] = {}
+        for row in result["rows"]:
+            if row["data"] == data:
+                by_method.setdefault(row["method"], {})[row["seed"]] = row
+        for method, rows in by_method.items():
+            whole = by_method.get("whole", {})
+            off = [row["knn"] - whole[seed]["knn"] for seed, row in rows.items() if seed in whole]
+            cells = [_spread([row["knn"] for row in rows.values()]), _spread(off, sign="+"), "–", "–", "–"]
+            if method in METHODS:
+                up, down = (
+                    np.mean([row[f"bytes_{way}_per_update"] for row in rows.values()]) for way in ("up", "down")
+                )
+                fewer = np.mean([whole[seed]["bytes"] / row["bytes"] for seed, row in rows.items() if seed in whole])
+                cells[2:] = [f"{up:,.0f}", f"{down:,.0f}", f"{fewer:.1f}"]
+            lines.append(f"| {data} | {method} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _spread(values: Sequence[float], sign: str = "") -> str:
+    deviation = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+    return f"{np.mean(values):{sign}.1f}{deviation}" if values else "–"
+
+
 def measure(name: str, method: str, seed: int, settings: Settings) -> Row:
     """One row."""
     began, found = time.process_time(), fleet(name, seed)
