@@ -16,8 +16,8 @@ from edgessl.errors import ConfigError, DataError
 pytest.importorskip("flwr", reason="pip install 'edgessl[federated]'")
 
 
-@pytest.fixture(autouse=True)
-def _data() -> None:
+@pytest.fixture
+def data() -> None:
     try:
         for name in order_data.DATA:
             load_shared(name)
@@ -25,6 +25,8 @@ def _data() -> None:
         pytest.skip(str(error))
 
 
+@pytest.mark.slow  # reading the data takes seconds
+@pytest.mark.usefixtures("data")
 @pytest.mark.parametrize("name", order_data.DATA)
 def test_a_device_has_two_classes_and_nobody_has_a_test_sample(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(order_data.DATA, name, (12, 5, 7 if name == "fashion_mnist" else 0))
@@ -42,6 +44,8 @@ def test_a_device_has_two_classes_and_nobody_has_a_test_sample(name: str, monkey
         assert not own & {x.tobytes() for x in held.test}
 
 
+@pytest.mark.slow  # reading the data takes seconds
+@pytest.mark.usefixtures("data")
 def test_every_fine_class_is_in_its_superclass() -> None:
     names = load_shared("cifar100_sub").classes
     numbers = order_data._classes("cifar100_sub", names)
@@ -49,7 +53,8 @@ def test_every_fine_class_is_in_its_superclass() -> None:
     assert {names[i] for i in np.flatnonzero(numbers == 1)} == set(order_data.SUPERCLASSES["fish"])
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # reading the data takes seconds
+@pytest.mark.usefixtures("data")
 def test_one_round_of_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(order_data.DATA, "fashion_mnist", (20, 10, 0))
     out, options = tmp_path / "order.json", {"rounds": 2, "local_steps": 1}

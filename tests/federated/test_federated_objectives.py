@@ -81,11 +81,13 @@ def test_orchestra_clusters_the_fleets_clusters(fleet):
     np.testing.assert_allclose(second[rest], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_orchestra_needs_its_objective(fleet):
     with pytest.raises(FederationError, match=r"orchestra needs a bundle of objective 'orchestra'"):
         fleet(model("byol", {"hidden": 16, "projection": 8}), 1, None, rule_config("orchestra"))
 
 
+@pytest.mark.slow
 def test_fedprox_holds_devices_near_the_fleet(fleet, tmp_path):
     def moved(weight, folder):
         opened = model("byol", {"hidden": 16, "projection": 8}, "fedprox")
