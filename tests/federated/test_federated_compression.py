@@ -15,7 +15,7 @@ from federated.privacy.budget import GaussianPrivacy
 from federated.privacy.central import CentralPrivacy
 from federated.server import make_server_app
 from federated.settings import RoundSettings
-from federated.strategies import StreamingFedAvg, build_strategy
+from federated.strategies import FedBuff, StreamingFedAvg, build_strategy
 
 NODES = 3
 
@@ -111,6 +111,13 @@ def test_a_refused_version_and_a_restart_leave_no_device_behind(fleet, tmp_path)
     assert not any(record["failures"] for record in records + more)
     assert more[-1]["round"] == 6
     assert more[-1]["version"] == message.version_of(theta)
+
+
+def test_asynchronous_rounds_take_codecs_both_ways(fleet):
+    records, theta, _ = fleet(6, codec="topk:0.3+int8", downlink="int8", strategy=FedBuff(buffer=2))
+    assert [record["failures"] for record in records] == [{}] * 6
+    assert records[-1]["version"] == message.version_of(theta)
+    assert sum(record["clients"] for record in records) == 12
 
 
 def test_central_privacy_in_rounds(fleet):

@@ -12,7 +12,9 @@ from federated.privacy.budget import GaussianPrivacy, Ledger
 from federated.privacy.central import CentralPrivacy
 from federated.privacy.gaussian import clip, epsilon, noise
 from federated.privacy.local import LocalPrivacy
-from federated.strategies import FedAdam, StreamingFedAvg
+from federated.privacy.options import central_privacy, from_options
+from federated.privacy.secure.server import SecureAggregation
+from federated.strategies import FedAdam, FedBuff, StreamingFedAvg, median
 
 DIGEST = "0a" * 32
 PRIVACY = GaussianPrivacy(noise_multiplier=1.0, clipping_norm=2.0, delta=1e-5, max_epsilon=13.0)
@@ -216,3 +218,19 @@ def test_a_ledger_counts_no_release_that_it_refused():
         ledger.spend()
     assert ledger.releases == 5
     assert ledger.epsilon <= 13
+
+
+def test_privacy_from_options():
+    options = {"noise_multiplier": 1.0, "clipping_norm": 1.0, "delta": 1e-5, "max_epsilon": 8.0}
+    strategy = central_privacy(StreamingFedAvg(), {**options, "cohort": 3})
+    assert strategy.clipping_norm == 1.0
+    assert from_options(SecureAggregation, {"bound": 2.0}, "secure").bound == 2.0
+    with pytest.raises(FederationError, match="cohort: expected how many replies a round has, found None"):
+        central_privacy(StreamingFedAvg(), options)
+    with pytest.raises(FederationError, match=r"central-privacy: .*unexpected keyword argument 'epsilon'"):
+        central_privacy(StreamingFedAvg(), {**options, "cohort": 3, "epsilon": 1.0})
+    with pytest.raises(FederationError, match=r"secure: .*'masks'"):
+        from_options(SecureAggregation, {"masks": 2}, "secure")
+    for strategy in (FedBuff(), median()):
+        with pytest.raises(FederationError, match="central privacy needs the mean of the replies"):
+            central_privacy(strategy, {**options, "cohort": 3})
