@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgessl.cli.group import examples
-from edgessl.cli.options import ByteSize, count, key_values, numbers
+from edgessl.cli.options import ByteSize, count
 
 if TYPE_CHECKING:
     from federated.node.gates import Gate
-    from federated.privacy.budget import GaussianPrivacy
 
 _FILE = click.Path(path_type=Path)
 
@@ -52,8 +51,6 @@ _FILE = click.Path(path_type=Path)
 @click.option("--gate", "commands", multiple=True, metavar="CMD", help="Speak while CMD exits with 0. Repeatable.")
 @click.option("--trust", "trusted", multiple=True, type=_FILE, help="Public key that signed BUNDLE. Repeatable.")
 @click.option("--device-key", type=_FILE, help="Secret that the learned state is authenticated with.")
-@key_values("--privacy", "privacy", "Noise of its own: noise_multiplier, clipping_norm, delta, max_epsilon.", numbers)
-@click.option("--secure-only", is_flag=True, help="Take part in rounds with secure aggregation alone.")
 @count("--seed", 0, "Of this device's draws.", least=0)
 @click.option(
     "--privacy",
@@ -83,8 +80,6 @@ def join(
     commands: tuple[str, ...],
     trusted: tuple[Path, ...],
     device_key: Path | None,
-    privacy: dict[str, float],
-    secure_only: bool,
     seed: int,
     privacy: tuple[float, float, float, float] | None,
     secure_only: bool,
@@ -132,17 +127,6 @@ def _gates(window: str | None, battery: int | None, not_over: tuple[str, ...], c
     if not_over:
         gates.append(Interfaces(not_over))
     return gates + [Command(tuple(shlex.split(command))) for command in commands]
-
-
-def _privacy(given: dict[str, float]) -> GaussianPrivacy | None:
-    from federated.privacy.budget import GaussianPrivacy
-
-    if not given:
-        return None
-    try:
-        return GaussianPrivacy(**given)
-    except TypeError as error:
-        raise click.UsageError(f"--privacy: {error}") from None
 
 
 def _print(event: dict[str, Any], as_json: bool) -> None:

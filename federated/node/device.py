@@ -20,7 +20,6 @@ from federated.node.link import Link, trust
 from federated.node.node import Events, Node
 from federated.node.settings import NodeSettings, message_bytes
 from federated.privacy.budget import GaussianPrivacy
-from federated.privacy.budget import GaussianPrivacy
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,6 @@ class Device:
     gates: Sequence[Gate] = field(default=())
     privacy: GaussianPrivacy | None = None
     secure_only: bool = False
-    privacy: GaussianPrivacy | None = None
-    secure_only: bool = False
 
 
 def join(device: Device, learner: Learner, settings: NodeSettings, stop: threading.Event, on_event: Events) -> None:
@@ -59,7 +56,6 @@ def join(device: Device, learner: Learner, settings: NodeSettings, stop: threadi
     """
     identity = _identity(device)
     vault = RecordDict()  # secrets of a secure round; gone with the process, which has then dropped out of the round
-    vault = RecordDict()  # a secure round's secrets, which must not outlive this process
     largest = min(settings.max_bytes, message_bytes(learner.bundle.manifest.theta_size))
 
     def answer(message: Message) -> Message:
