@@ -97,6 +97,16 @@ class Programs:
                 raise self.failure(f"waited {self.timeout:g} s in all, last for {what}")
             time.sleep(every)
 
+    def wait_for(self, name: str) -> None:
+        """Until the program `name` has ended well; FederationError when it fails, another ends, or time is up."""
+        process = self._running.pop(name)
+        try:
+            self.wait(lambda: process.poll() is not None, f"{name} to end")
+        finally:
+            self._running[name] = process
+        if process.returncode:
+            raise self.failure(f"{name} ended with code {process.returncode}")
+
     def check(self) -> None:
         """FederationError when one of them ended by itself."""
         for name, process in self._running.items():
