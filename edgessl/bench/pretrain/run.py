@@ -28,6 +28,7 @@ CPU_BACKENDS: dict[str, dict[str, Any]] = {
 GPU_BACKENDS: dict[str, dict[str, Any]] = {
     "edgessl": {"loop": "edgessl", "workers": 0, "bf16": True, "compile": True},
     "edgessl_eager": {"loop": "edgessl", "workers": 0, "bf16": True},
+    "edgessl_float32": {"loop": "edgessl", "workers": 0},
     "torch_workers": {"loop": "torch", "workers": None, "bf16": True},
     "torch_workers_compile": {"loop": "torch", "workers": None, "bf16": True, "compile": True},
 }

@@ -1,0 +1,1 @@
+"""Exported graphs on an NVIDIA GPU, beside torch."""
