@@ -10,11 +10,11 @@ from edgessl.device import Learner
 from edgessl.errors import FederationError
 from federated import compat, message, train_round
 from federated.client import Learners, catch_up, make_client_app
-from federated.local import run_local
 from federated.privacy.budget import GaussianPrivacy
 from federated.privacy.central import CentralPrivacy
 from federated.server import make_server_app
 from federated.settings import RoundSettings
+from federated.simulation import run_local
 from federated.strategies import FedBuff, StreamingFedAvg, build_strategy
 
 NODES = 3

@@ -11,7 +11,6 @@ from edgessl.errors import FederationError
 from federated import compat, message
 from federated.client import Learners, catch_up, make_client_app, train_round
 from federated.compat import secrets
-from federated.local import run_local
 from federated.privacy.budget import GaussianPrivacy
 from federated.privacy.central import CentralPrivacy
 from federated.privacy.secure import masks
@@ -20,6 +19,7 @@ from federated.privacy.secure.protocol import SECURE, STAGE, Terms, secure_confi
 from federated.privacy.secure.server import SecureAggregation
 from federated.server import make_server_app
 from federated.settings import RoundSettings
+from federated.simulation import run_local
 from federated.strategies import FedAdam, StreamingFedAvg
 
 DIGEST, SIZE = "77" * 32, 500
@@ -330,6 +330,40 @@ def test_secrets_that_do_not_fit_what_was_announced_end_the_round():
     )
     with pytest.raises(FederationError, match="secret"):
         run_local(server, Liar(changes), 3)
+
+
+@pytest.mark.parametrize(
+    ("stage", "spoil", "words"),
+    [
+        ("keys", lambda config: config.pop("mask-key"), "stage keys: no keys"),
+        ("shares", lambda config: config.update(to=[1, 2]), "letters, to others than its neighbours"),
+        ("shares", lambda config: config.update(letters=[b"x" * 9000] * 4), "a letter of 9000 bytes"),
+        ("unmask", lambda config: config.update(nodes=[1]), "shares, of others than its neighbours"),
+        ("unmask", lambda config: config.update(stage="keys"), "stage unmask: not what was asked"),
+    ],
+)
+def test_a_device_that_answers_nonsense_has_dropped_out(stage, spoil, words):
+    class Odd(Device):
+        def __call__(self, question, context):
+            reply = super().__call__(question, context)
+            if context.node_config["partition-id"] == 2 and secure_config(question.content)[STAGE] == stage:
+                config = dict(reply.content[SECURE])
+                spoil(config)
+                reply.content[SECURE] = ConfigRecord(config)
+            return reply
+
+    changes, records, last = changes_of(5), [], []
+    server = make_server_app(
+        np.zeros(SIZE, np.float32),
+        DIGEST,
+        RoundSettings(1, min_nodes=5),
+        secure=SecureAggregation(bound=1.0),
+        on_round=lambda record, theta: (records.append(record), last.append(theta)),
+    )
+    run_local(server, Odd(changes), 5)
+    assert words in records[0]["failures"]["102"]
+    rest = changes if stage == "unmask" else np.delete(changes, 2, axis=0)
+    np.testing.assert_allclose(last[0], rest.mean(0), atol=1e-8, rtol=1e-6)
 
 
 def test_learners_in_secure_rounds_are_learners_in_plain_rounds(bundle, samples, tmp_path):

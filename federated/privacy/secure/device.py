@@ -104,8 +104,8 @@ class SecureDevice:
         mask_keys, letter_keys = (
             short_bytes(listed(config, key, bytes), KEY_BYTES, key) for key in ("mask-keys", "letter-keys")
         )
-        known = dict(zip(nodes, mask_keys, strict=True))
-        distinct = len({*mask_keys, *letter_keys}) == 2 * len(nodes) == 2 * len(known)
+        known = dict(zip(nodes, mask_keys, strict=False))
+        distinct = len({*mask_keys, *letter_keys}) == 2 * len(nodes) == 2 * len(known) == 2 * len(letter_keys)
         if not distinct or not terms.threshold <= len(nodes) <= terms.neighbours:
             raise FederationError(f"secure aggregation: {len(nodes)} neighbours, or not all of them distinct")
         if known.get(self._node) != self._kept["mask-public"]:
@@ -115,30 +115,32 @@ class SecureDevice:
             secrets.create_shares(secret, terms.threshold, terms.neighbours)
             for secret in (seed, self._kept["mask-private"])
         )
-        self._kept |= {"seed": seed, "nodes": nodes, "mask-keys": mask_keys, "letter-keys": letter_keys}
+        private, others = self._kept["letter-private"], zip(nodes, letter_keys, strict=True)
+        envelopes = [b"" if node == self._node else secrets.shared_key(private, key) for node, key in others]
+        self._kept |= {"seed": seed, "nodes": nodes, "mask-keys": mask_keys, "envelopes": envelopes}
         to, letters = [], []
         for i, node in enumerate(nodes):
             if node == self._node:
                 self._kept[f"share.{node}"] = [of_seed[i], of_key[i]]
                 continue
-            key = secrets.shared_key(self._kept["letter-private"], letter_keys[i])
             to.append(node)
-            letters.append(secrets.encrypt(key, _letter(terms.number, self._node, node, of_seed[i], of_key[i])))
+            letters.append(
+                secrets.encrypt(envelopes[i], _letter(terms.number, self._node, node, of_seed[i], of_key[i]))
+            )
         return {"to": to, "letters": letters, "seed-hash": hashlib.sha256(seed).digest()}
 
     def _opened(self, config: Mapping[str, Any]) -> dict[int, tuple[bytes, bytes]]:
         """The neighbours' shares by neighbour, decrypted; FederationError for what is not from them, for this round."""
         terms, senders = Terms.of(self._kept), listed(config, "from", int)
         letters = short_bytes(listed(config, "letters", bytes), CIPHERTEXT_BYTES, "a letter")
-        keys = dict(zip(self._kept["nodes"], self._kept["letter-keys"], strict=True))
-        known = len(set(senders)) == len(senders) and set(senders) <= set(keys) - {self._node}
+        envelopes = dict(zip(self._kept["nodes"], self._kept["envelopes"], strict=True))
+        known = len(set(senders)) == len(senders) and set(senders) <= set(envelopes) - {self._node}
         if not known or len(letters) != len(senders) or len(senders) + 1 < terms.threshold:
             raise FederationError(f"secure aggregation: letters of {len(senders)} neighbours; {terms.threshold} needed")
         opened = {}
         for node, letter in zip(senders, letters, strict=True):
-            key = secrets.shared_key(self._kept["letter-private"], keys[node])
             try:
-                plain = secrets.decrypt(key, letter)
+                plain = secrets.decrypt(envelopes[node], letter)
             except Exception:  # cryptography's InvalidToken, for anything that was not encrypted with this key
                 raise FederationError(f"secure aggregation: a letter is not from node {node}") from None
             opened[node] = _read_letter(plain, terms.number, node, self._node)

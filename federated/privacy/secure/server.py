@@ -1,9 +1,9 @@
 """The server in a secure round: it passes letters on, adds up what is masked, and takes the masks off the sum."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
@@ -32,6 +32,8 @@ from federated.privacy.secure.protocol import (
     short_bytes,
 )
 from federated.strategies.base import Streaming
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -96,12 +98,14 @@ class SecureRound:
 
     def _exchange_keys(self) -> dict[int, tuple[bytes, bytes]]:
         content = RecordDict({SECURE: ConfigRecord({STAGE: KEYS, **self._terms.config()})})
-        keys = {}
-        for node, reply in self._ask({node: content for node in self._neighbours}, KEYS):
-            config = secure_config(reply)
-            mask_key, letter_key = config.get("mask-key"), config.get("letter-key")
-            if isinstance(mask_key, bytes) and isinstance(letter_key, bytes) and len(mask_key + letter_key) < KEY_BYTES:
-                keys[node] = (mask_key, letter_key)
+
+        def read(node: int, reply: RecordDict) -> tuple[bytes, bytes]:
+            found = [secure_config(reply).get(name) for name in ("mask-key", "letter-key")]
+            if any(not isinstance(key, bytes) or len(key) > KEY_BYTES for key in found):
+                raise FederationError("no keys")
+            return found[0], found[1]  # type: ignore[return-value]
+
+        keys = dict(self._ask({node: content for node in self._neighbours}, KEYS, read))
         self._need(set(keys), "gave their keys")
         return keys
 
@@ -116,16 +120,16 @@ class SecureRound:
                 "letter-keys": [keys[n][1] for n in near],
             }
             questions[node] = self._content(SHARES, entries)
-        written: dict[int, dict[int, bytes]] = {}
-        for node, reply in self._ask(questions, SHARES):
+
+        def read(node: int, reply: RecordDict) -> dict[int, bytes]:
             config = secure_config(reply)
-            to, letters = (
-                listed(config, "to", int),
-                short_bytes(listed(config, "letters", bytes), CIPHERTEXT_BYTES, "a letter"),
-            )
-            if len(to) == len(letters) and set(to) <= set(self._neighbours[node]) - {node}:
-                written[node] = dict(zip(to, letters, strict=True))
-                self._seed_hashes[node] = config.get("seed-hash")
+            to, letters = listed(config, "to", int), listed(config, "letters", bytes)
+            if sorted([*to, node]) != [n for n in self._neighbours[node] if n in keys] or len(letters) != len(to):
+                raise FederationError(f"{len(letters)} letters, to others than its neighbours")
+            self._seed_hashes[node] = config.get("seed-hash")
+            return dict(zip(to, short_bytes(letters, CIPHERTEXT_BYTES, "a letter"), strict=True))
+
+        written = dict(self._ask(questions, SHARES, read))
         self._need(set(written), "shared their secrets")
         return {node: [(n, written[n][node]) for n in written if node in written[n]] for node in written}
 
@@ -139,13 +143,16 @@ class SecureRound:
                 senders = [sender for sender, _ in letters[node]]
                 entries = {"from": senders, "letters": [letter for _, letter in letters[node]]}
                 questions[node] = RecordDict({**message.content, **self._content(MASKED, entries)})
+
+        def read(node: int, reply: RecordDict) -> Words:
+            arrays = records(reply, ArrayRecord).get(ARRAYS, ArrayRecord())
+            if list(arrays) != [MASKED_ARRAY]:
+                raise FederationError(f"expected one array {MASKED_ARRAY}, found {list(arrays)}")
+            return words_array(arrays[MASKED_ARRAY], size)
+
         total, alive = np.zeros(size, np.uint32), set[int]()
-        for node, reply in self._ask(questions, MASKED):
-            try:
-                total += words_array(records(reply, ArrayRecord)[ARRAYS][MASKED_ARRAY], size)
-            except (KeyError, FederationError) as error:
-                self._exchange.tally.failures[str(node)] = f"refused: {error}"
-                continue
+        for node, words in self._ask(questions, MASKED, read):
+            total += words
             alive.add(node)
         return total, alive
 
@@ -157,19 +164,24 @@ class SecureRound:
             entries = {"alive": sorted(near & alive), "dropped": sorted(near - alive)}
             questions[node] = self._content(UNMASK, entries)
         shares: dict[int, list[bytes]] = {node: [] for node in shared}
-        for _, reply in self._ask(questions, UNMASK):
+
+        def read(node: int, reply: RecordDict) -> list[tuple[int, bytes]]:
             config = secure_config(reply)
             of, found = listed(config, "nodes", int), short_bytes(listed(config, "shares", bytes), KEY_BYTES, "a share")
-            for node, share in zip(of, found, strict=False):
-                if node in shares:
-                    shares[node].append(share)
+            if len(of) != len(found) or not set(of) <= set(self._neighbours[node]) & shared:
+                raise FederationError(f"{len(found)} shares, of others than its neighbours")
+            return list(zip(of, found, strict=True))
+
+        for _, found in self._ask(questions, UNMASK, read):
+            for node, share in found:
+                shares[node].append(share)
         for node in sorted(shared):
             secret = self._secret(node, shares[node])
             if node in alive:
                 self._expect(node, hashlib.sha256(secret).digest(), self._seed_hashes[node])
                 words -= masks.mask(secret, len(words))
             else:
-                self._expect(node, secrets.public_of(secret), keys[node][0])
+                self._expect(node, _public_of(secret), keys[node][0])
                 for other in set(self._neighbours[node]) & alive:
                     masks.add_pair(words, secrets.shared_key(secret, keys[other][0]), other, node, remove=True)
 
@@ -202,19 +214,35 @@ class SecureRound:
     def _content(self, stage: str, entries: dict[str, Any]) -> RecordDict:
         return RecordDict({SECURE: ConfigRecord({STAGE: stage, "number": self._terms.number, **entries})})
 
-    def _ask(self, questions: dict[int, RecordDict], stage: str) -> Iterator[tuple[int, RecordDict]]:
-        """Replies of one stage as they come, until all are there or time is up."""
+    def _ask(
+        self, questions: dict[int, RecordDict], stage: str, read: Callable[[int, RecordDict], Found]
+    ) -> Iterator[tuple[int, Found]]:
+        """What `read` makes of the replies of one stage as they come, until all are there or time is up.
+
+        A device whose reply it refuses has dropped out.
+        """
         messages = [Message(content, node, MessageType.TRAIN) for node, content in questions.items()]
         self._exchange.push(messages, self._terms.number)
         while True:
             for node, reply in self._exchange.raw(self._terms.number):
-                if secure_config(reply).get(STAGE) == stage and node in questions:
-                    yield node, reply
-                else:
-                    self._exchange.tally.failures[str(node)] = f"refused: not a reply to stage {stage}"
+                try:
+                    if secure_config(reply).get(STAGE) != stage or node not in questions:
+                        raise FederationError("not what was asked")
+                    found = read(node, reply)
+                except FederationError as error:
+                    self._exchange.tally.failures[str(node)] = f"refused: stage {stage}: {error}"
+                    continue
+                yield node, found
             if not self._exchange.busy.intersection(questions):
                 return
             self._exchange.wait(POLL_SECONDS)
+
+
+def _public_of(private: bytes) -> bytes:
+    try:
+        return secrets.public_of(private)
+    except ValueError:
+        return b""  # no key at all
 
 
 def secure_mean(
