@@ -9,38 +9,44 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from federated.client import Learners, catch_up, make_client_app, train_round
     from federated.deployment.loopback import run_loopback
-    from federated.local import LocalGrid, federate_in_process, run_local
     from federated.message import Update, pack, unpack
     from federated.result import FederationResult
     from federated.server import make_server_app
     from federated.settings import RoundSettings
+    from federated.simulation import Device, Fleet, LocalGrid, VirtualGrid, federate_in_process, run_local
     from federated.strategies import StreamingFedAvg, build_strategy
 
 _HOME = {
+    "Device": "simulation",
     "FederationResult": "result",
+    "Fleet": "simulation",
     "Learners": "client",
-    "LocalGrid": "local",
+    "LocalGrid": "simulation",
     "RoundSettings": "settings",
     "StreamingFedAvg": "strategies",
     "Update": "message",
+    "VirtualGrid": "simulation",
     "build_strategy": "strategies",
     "catch_up": "client",
-    "federate_in_process": "local",
+    "federate_in_process": "simulation",
     "make_client_app": "client",
     "make_server_app": "server",
     "pack": "message",
-    "run_local": "local",
+    "run_local": "simulation",
     "run_loopback": "deployment.loopback",
     "train_round": "client",
     "unpack": "message",
 }
 __all__ = [
+    "Device",
     "FederationResult",
+    "Fleet",
     "Learners",
     "LocalGrid",
     "RoundSettings",
     "StreamingFedAvg",
     "Update",
+    "VirtualGrid",
     "build_strategy",
     "catch_up",
     "federate_in_process",

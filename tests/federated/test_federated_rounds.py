@@ -147,7 +147,7 @@ def test_min_replies_is_held(adding_client, digest):
 def test_a_node_that_never_answers_is_given_up_after_the_timeout(adding_client, digest):
     class Silent(LocalGrid):
         def pull_messages(self, message_ids):
-            names = [n for n in message_ids if self._sent[n].metadata.dst_node_id != 101]
+            names = [n for n in message_ids if self._sent[n].message.metadata.dst_node_id != 101]
             return super().pull_messages(names)
 
     log = Log()

@@ -8,7 +8,7 @@ import pytest
 from edgessl.errors import FederationError
 from federated import RoundSettings
 from federated.exchange import Exchange
-from federated.local import LocalGrid
+from federated.simulation import LocalGrid
 from federated.selection import Selection
 
 

@@ -1,0 +1,100 @@
+"""Runs of a ServerApp and its clients in this process."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from flwr.app import Context, RecordDict
+from flwr.serverapp import ServerApp
+
+from edgessl.device import Bundle, Learner
+from edgessl.errors import FederationError
+from federated import compat
+from federated.client import Learners, catch_up, make_client_app
+from federated.result import FederationResult
+from federated.server import OnRound, make_server_app
+from federated.settings import RoundSettings
+from federated.simulation.clock import VirtualGrid
+from federated.simulation.fleet import Fleet
+from federated.simulation.grid import Client, Drop, LocalGrid
+
+
+def run_local(
+    server_app: ServerApp,
+    client: Client,
+    num_nodes: int,
+    run_config: Mapping[str, Any] | None = None,
+    *,
+    drop: Drop | None = None,
+    fleet: Fleet | None = None,
+) -> LocalGrid:
+    """Run a federation to its end; returns the grid for its byte counts. What the ServerApp raises comes out.
+
+    `client`: a ClientApp, or a function of (message, context). `fleet`: models of `num_nodes` devices, which then take
+    virtual time on a VirtualGrid; who answers is their business, and `drop` cannot be given too.
+    """
+    if fleet is None:
+        grid = LocalGrid(client, num_nodes, run_config, drop)
+    elif drop is not None or len(fleet.devices) != num_nodes:
+        raise FederationError(
+            f"fleet: {len(fleet.devices)} devices for {num_nodes} nodes; give one each, and dropout in place of drop"
+        )
+    else:
+        grid = VirtualGrid(client, fleet, run_config)
+    with compat.local_identity():
+        server_app(grid, Context(1, compat.SERVER_NODE_ID, {}, RecordDict(), dict(grid.run_config)))
+    return grid
+
+
+def federate_in_process(
+    bundle: Bundle,
+    streams: Sequence[npt.NDArray[np.float32]],
+    *,
+    rounds: int,
+    local_steps: int,
+    workdir: Path,
+    seed: int = 0,
+    memory_bytes: int = 4 << 20,
+    on_round: OnRound | None = None,
+    fleet: Fleet | None = None,
+) -> FederationResult:
+    """Federate one real Learner per stream (N, *shape), each with a state directory in `workdir`.
+
+    Learner i has the seed `seed` + i and observes its stream first; then `rounds` rounds of `local_steps` steps
+    follow, all clients in each. A `workdir` used before is resumed: learners go on from their saved state, the
+    federation from the bundle's factory weights. The same arguments and a fresh `workdir` give the same theta
+    bit for bit. The final theta is returned, not adopted: the learners keep what their own last round left.
+    With a `fleet` (one device per stream) the records' seconds are virtual.
+    """
+
+    def open_learner(context: Context) -> Learner:
+        i = int(context.node_config["partition-id"])
+        learner = Learner.open(bundle, workdir / f"client-{i}", memory_bytes=memory_bytes, seed=seed + i)
+        try:
+            catch_up(learner, streams[i])
+        except BaseException:
+            learner.close()
+            raise
+        return learner
+
+    history: list[dict[str, Any]] = []
+    theta = bundle.state()["theta"]
+
+    def remember(record: dict[str, Any], now: npt.NDArray[np.float32]) -> None:
+        nonlocal theta
+        theta = now
+        history.append(record)
+        if on_round is not None:
+            on_round(record, now)
+
+    settings = RoundSettings(rounds, min_nodes=len(streams), seed=seed)
+    layout = bundle.manifest.parameters
+    server = make_server_app(theta, bundle.digest, settings, layout=layout, on_round=remember)
+    with ExitStack() as stack:
+        stack.enter_context(compat.quiet())
+        learners = stack.enter_context(Learners(open_learner))
+        run_local(server, make_client_app(learners, local_steps=local_steps), len(streams), fleet=fleet)
+    return FederationResult(theta, history, sum(record["seconds"] for record in history))
