@@ -62,48 +62,46 @@ class Codec:
         theta = np.ascontiguousarray(theta, np.float32)
         if reference is None and self.pick != wire.ALL:
             raise FederationError(f"codec {self.name} sends changes and there is no reference; send theta whole first")
+        with np.errstate(over="ignore", invalid="ignore"):
+            left = theta.copy() if reference is None else theta - reference
+            if residual is not None and not self.lossless:
+                left += residual
+        if not np.isfinite(left).all():
+            raise FederationError("the change of theta is not finite; nothing was encoded")
         if self.lossless:
             return _lossless(theta, reference), np.zeros_like(theta)
-        base = wire.ITSELF if reference is None else wire.DIFFERENCE
-        with np.errstate(over="ignore", invalid="ignore"):
-            wanted = theta.copy() if reference is None else theta - reference
-            if residual is not None:
-                wanted += residual
-        if not np.isfinite(wanted).all():
-            raise FederationError("the change of theta is not finite; nothing was encoded")
-        begin, end = (0, len(wanted)) if reference is None else _window(wanted)
-        window = wanted[begin:end]
+        begin, end = (0, len(left)) if reference is None else _window(left)
+        window = left[begin:end]  # a view: what is sent is taken from it
         count = min(len(window), max(1, round(self.keep * len(window))))
-        seed = zlib.crc32(theta.view(np.uint8).data) if self.pick == wire.RANDOM else 0
-        block = BLOCK if self.form == wire.INT8 else 0
-        segment = Segment(self.pick, self.form, base, len(theta), begin, len(window), count, block, seed)
+        segment = Segment(
+            pick=self.pick,
+            form=self.form,
+            base=wire.ITSELF if reference is None else wire.DIFFERENCE,
+            size=len(theta),
+            begin=begin,
+            span=len(window),
+            count=count,
+            block=BLOCK if self.form == wire.INT8 else 0,
+            seed=zlib.crc32(theta.view(np.uint8).data) if self.pick == wire.RANDOM else 0,
+        )
         indices = self._pick(segment, window)
-        values = window if indices is None else window[indices]
-        parts: list[bytes | Bytes] = []
-        if indices is not None and self.pick == wire.TOP:
-            parts.append(pack_indices(indices, len(window)))
+        listed = pack_indices(indices, len(window)) if self.pick == wire.TOP else b""
         if self.form == wire.INT8:
-            scales, numbers = quantize(values, BLOCK)
-            parts += [scales.astype("<f4").tobytes(), numbers.tobytes()]
-            sent = dequantize(scales, numbers, BLOCK)
+            scales, numbers = quantize(window[indices], BLOCK)
+            sent, body = dequantize(scales, numbers, BLOCK), scales.astype("<f4").tobytes() + numbers.tobytes()
         else:
-            parts.append(values.astype("<f4").tobytes())
-            sent = values
-        left = wanted
-        if indices is None:
-            left[begin:end] -= sent
-        else:
-            left[begin + indices] -= sent
-        return np.frombuffer(wire.write_segment(segment, *parts), np.uint8), left
+            sent = window[indices].copy()
+            body = sent.astype("<f4").tobytes()
+        window[indices] -= sent
+        return np.frombuffer(wire.write_segment(segment, listed, body), np.uint8), left
 
-    def _pick(self, segment: Segment, window: Float) -> Indices | None:
-        if segment.pick == wire.ALL:
-            return None
+    def _pick(self, segment: Segment, window: Float) -> Indices:
+        if segment.pick == wire.ALL or segment.count == segment.span:
+            return np.arange(segment.span)
         if segment.pick == wire.RANDOM:
             return draw_indices(segment.seed, segment.span, segment.count)
-        if segment.count == segment.span:
-            return np.arange(segment.span)
-        return np.sort(np.argpartition(np.abs(window), segment.span - segment.count)[segment.span - segment.count :])
+        least = segment.span - segment.count
+        return np.sort(np.argpartition(np.abs(window), least)[least:])
 
 
 def parse_codec(name: str) -> Codec:
