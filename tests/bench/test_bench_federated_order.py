@@ -13,8 +13,6 @@ from edgessl.bench.federated import order, order_data
 from edgessl.data import load_shared
 from edgessl.errors import ConfigError, DataError
 
-pytest.importorskip("flwr", reason="pip install 'edgessl[federated]'")
-
 
 @pytest.fixture
 def data() -> None:
