@@ -83,8 +83,7 @@ class Exchange:
     def busy(self) -> set[int]:
         """Nodes that have not replied, in time to be asked again."""
         now = self.now()
-        self._pending = {name: asked for name, asked in self._pending.items() if asked.deadline > now}
-        return {asked.node for asked in self._pending.values()}
+        return {asked.node for asked in self._pending.values() if asked.deadline > now}
 
     def push(self, messages: list[Message], number: int) -> None:
         """Send the messages of round `number`; what cannot be sent is a failure of its node."""
@@ -120,10 +119,7 @@ class Exchange:
                         node = str(reply.metadata.src_node_id)
                         self.tally.failures[node] = "refused: a reply to nothing that was asked"
                     else:
-                        if reply.has_error():
-                            self._holds(asked.node, None)
-                        elif VERSION in (config := config_of(reply.content)):
-                            self._holds(asked.node, config[VERSION])
+                        self._heard(asked.node, reply)
                         yield asked, reply
             finally:
                 if isinstance(there, list):  # already handed over: nobody will see them if we stopped in between
@@ -147,6 +143,15 @@ class Exchange:
             self._holds(asked.node, None)
         return list(late.values())
 
+    def _heard(self, node: int, reply: Message) -> None:
+        """Note what any reply costs and says, whether or not it comes in time."""
+        if reply.has_error():
+            self._holds(node, None)
+            return
+        self.tally.up(node, wire_bytes(reply.content))
+        if VERSION in (config := config_of(reply.content)):
+            self._holds(node, config[VERSION])
+
     def _holds(self, node: int, version: Any) -> None:
         """A reply says, or the lack of one leaves open, which weights a node has."""
         if self.downlink is not None:
@@ -157,7 +162,6 @@ class Exchange:
         if reply.has_error():
             self.tally.failures[str(asked.node)] = f"error {reply.error.code}: {reply.error.reason}"
             return None
-        self.tally.up(asked.node, wire_bytes(reply.content))
         try:
             update = unpack(
                 reply.content,
@@ -199,7 +203,6 @@ class Exchange:
             elif reply.has_error():
                 self.tally.failures[str(asked.node)] = f"error {reply.error.code}: {reply.error.reason}"
             else:
-                self.tally.up(asked.node, wire_bytes(reply.content))
                 yield asked.node, reply.content
         self.overdue()
 

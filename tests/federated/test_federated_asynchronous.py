@@ -112,6 +112,7 @@ def test_a_version_is_made_of_what_came_when_time_is_up(adding, digest):
     grid = Slow(adding([1.0, 1.0]), [1.0, 500.0])
     records, _ = run(grid, digest, RoundSettings(2, round_timeout=10.0), FedBuff(buffer=100))
     assert all(1 <= r["clients"] < 100 for r in records)
+    assert records[0]["failures"] == {"101": "no reply within 10 s"}
     assert grid.time < 30
 
 

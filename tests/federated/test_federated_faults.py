@@ -181,6 +181,9 @@ def test_with_over_selection_a_round_ends_at_its_goal_and_late_replies_are_not_i
     assert sum(r["late"] for r in records) > 0
     assert all(r["failures"] == {} for r in records)
     assert len(heard) == sum(r["clients"] + r["late"] for r in records)
+    assert min(up for r in records for _, up in r["device_bytes"].values()) >= 0
+    size = records[0]["bytes_up"] / 6
+    assert sum(r["bytes_up"] for r in records) == pytest.approx(len(heard) * size, rel=0.02)  # late ones cost the same
 
 
 def test_schemas_that_differ_are_refused_at_both_ends(client, serve, digest, tmp_path):
