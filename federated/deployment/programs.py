@@ -97,6 +97,10 @@ class Programs:
                 raise self.failure(f"waited {self.timeout:g} s in all, last for {what}")
             time.sleep(every)
 
+    def group(self, name: str) -> set[int]:
+        """The processes of the program `name`, its children's children included (Linux; elsewhere itself alone)."""
+        return _family({self._running[name].pid})
+
     def wait_for(self, name: str) -> None:
         """Until the program `name` has ended well; FederationError when it fails, another ends, or time is up."""
         process = self._running.pop(name)
@@ -149,20 +153,29 @@ class Programs:
 
 
 def _groups_below(roots: set[int]) -> set[int]:
-    """The process groups of `roots` and of all their descendants: the SuperLink detaches one of its children.
+    """The process groups of `roots` and of all their descendants: the SuperLink detaches one of its children."""
+    family = _family(roots)
+    return roots | {group for pid, _, group in _processes() if pid in family}
 
-    Read from /proc; where there is none (not Linux) the roots' own groups.
-    """
+
+def _family(roots: set[int]) -> set[int]:
+    """`roots` and all their descendants."""
+    table = _processes()
+    family, before = set(roots), 0
+    while len(family) > before:
+        before = len(family)
+        family |= {pid for pid, parent, _ in table if parent in family}
+    return family
+
+
+def _processes() -> list[tuple[int, int, int]]:
+    """Every process, its parent and its group, from /proc; none where there is no such thing (not Linux)."""
     table = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it has just ended
             fields = stat.read_text(errors="replace").rpartition(")")[2].split()
             table.append((int(stat.parent.name), int(fields[1]), int(fields[2])))
-    family, before = set(roots), 0
-    while len(family) > before:
-        before = len(family)
-        family |= {pid for pid, parent, _ in table if parent in family}
-    return roots | {group for pid, _, group in table if pid in family}
+    return table
 
 
 def write_toml(path: Path, values: Mapping[str, object]) -> None:

@@ -1,17 +1,15 @@
-"""A real federation for tests: `edgessl federate serve` and `join` as processes, a link that can be cut, a proxy."""
+"""A real federation for tests: `edgessl federate serve` and `join` as processes, a proxy."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import select
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -125,62 +123,6 @@ def wait(done: Callable[[], Any], what: str, *needed: Process, seconds: float = 
             raise AssertionError(f"waited for {what}; ended: {[p.log.name for p in over]}\n{logs}")
         time.sleep(0.1)
     return found
-
-
-class Cable:
-    """A TCP relay to a port that can be cut, and counts what passes."""
-
-    def __init__(self, port: int) -> None:
-        self.target, self.up, self.down, self.cuts = port, 0, 0, False
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._listener.getsockname()[1])
-        self._pairs: list[tuple[socket.socket, socket.socket]] = []
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def cut(self) -> None:
-        """Drop every connection and take no new one."""
-        self.cuts = True
-        for pair in self._pairs:
-            for end in pair:
-                with contextlib.suppress(OSError):
-                    end.shutdown(socket.SHUT_RDWR)
-
-    def mend(self) -> None:
-        self.cuts = False
-
-    def close(self) -> None:
-        self.cut()
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                near, _ = self._listener.accept()
-            except OSError:
-                return
-            if self.cuts:
-                near.close()
-                continue
-            try:
-                far = socket.create_connection(("127.0.0.1", self.target), 5)
-            except OSError:
-                near.close()
-                continue
-            self._pairs.append((near, far))
-            threading.Thread(target=self._relay, args=(near, far), daemon=True).start()
-
-    def _relay(self, near: socket.socket, far: socket.socket) -> None:
-        with near, far, contextlib.suppress(OSError, ValueError):
-            while True:
-                for end in select.select([near, far], [], [])[0]:
-                    if not (data := end.recv(1 << 16)):
-                        return
-                    if end is near:
-                        self.up += len(data)
-                        far.sendall(data)
-                    else:
-                        self.down += len(data)
-                        near.sendall(data)
 
 
 @contextlib.contextmanager

@@ -13,8 +13,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from flwr.superlink.routers.control.router import router as control_router
-from real_fleet import EDGESSL, NGINX, Cable, Fleet, nginx, wait
+from real_fleet import EDGESSL, NGINX, Fleet, nginx, wait
 
+from edgessl.bench.federated.cable import Cable
 from federated import FederationResult, federate_in_process
 from federated.deployment import certificates
 from federated.deployment.programs import free_port
