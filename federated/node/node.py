@@ -10,7 +10,7 @@ from typing import Any
 
 from flwr.app import Error, Message
 
-from edgessl.errors import EdgeSSLError, FederationError
+from edgessl.errors import EdgeSSLError, FederationError, StateError
 from federated.compat import CLIENT_RAISED, fleet
 from federated.node.gates import Gate
 from federated.node.letters import Letters
@@ -74,6 +74,9 @@ class Node:
         except LinkError as error:
             wait = self._away.wait()
             self._event("away", reason=str(error), wait=round(wait, 1))
+        except StateError as error:  # a full disk, say; what was kept before is still there
+            wait = self._away.wait()
+            self._event("disk", reason=str(error), wait=round(wait, 1))
         except RefusedError as error:
             if not self._known:
                 raise RefusedError(f"{error} {_UNKNOWN}", error.status, error.code) from None

@@ -231,6 +231,21 @@ class TestPowerCuts:
         node._turn()
         assert answer.asked == 1
 
+    def test_a_disk_that_is_full_for_a_while_ends_nothing(self, server, make, monkeypatch):
+        def full(path, *parts):
+            raise OSError(28, "No space left on device")
+
+        node = make(answer := Counting())
+        node._turn()
+        with monkeypatch.context() as patch:
+            patch.setattr("federated.node.letters.write_atomically", full)
+            server.post(message(records(THETA, round=1)))
+            node._turn()
+        assert "No space left on device" in told(node, "disk")[0]["reason"]
+        server.post(message(records(THETA, round=2)))
+        node._turn()
+        assert (answer.asked, len(server.replies)) == (1, 1)
+
 
 class TestComingAndGoing:
     def test_a_key_that_is_refused_ends_the_node_at_first_contact(self, server, make):
