@@ -3,7 +3,7 @@
     make demo                                           # writes runs/demo/digits.edgessl
     python examples/fleet.py runs/demo/digits.edgessl   # three devices in this process, each with its own stream
 
-The same clients run against a real SuperLink with `edgessl federate run`.
+The same clients run against a real SuperLink with `edgessl federate loopback`; docs/deployment.md is about real fleets.
 """
 
 from __future__ import annotations

@@ -92,6 +92,8 @@ def join(
     lie in --state and survive a power cut; a server that is away is asked for again, less and less often. Exit code 2:
     the server does not know this device's key, or a file is wrong.
     """
+    if insecure == (ca is not None) or (not insecure and key is None):
+        raise click.UsageError("give --ca and --key, or --insecure alone")
     from federated.compat.lean import use_lean_flower
 
     use_lean_flower()
@@ -101,8 +103,6 @@ def join(
     from federated.node.device import join as join_federation
     from federated.privacy.budget import GaussianPrivacy
 
-    if insecure == (ca is not None) or (not insecure and key is None):
-        raise click.UsageError("give --ca and --key, or --insecure alone")
     settings = NodeSettings(heartbeat=heartbeat, poll=poll, max_bytes=max_message)
     gates = _gates(window, battery, not_over, commands)
     local = None if privacy is None else GaussianPrivacy(*privacy)

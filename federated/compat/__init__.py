@@ -70,7 +70,7 @@ def _pieces(content: RecordDict) -> list[bytes]:
     from flwr.app import ArrayRecord, ConfigRecord
     from flwr.common.serde import config_record_to_proto, metric_record_to_proto
 
-    pieces = []
+    pieces = list[bytes]()
     for key, record in content.items():
         if isinstance(record, ArrayRecord):
             items = (
