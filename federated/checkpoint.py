@@ -9,6 +9,7 @@ to keep.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import itertools
 import json
@@ -28,7 +29,7 @@ from federated.message import Float
 from federated.strategies.base import SPENT
 
 KEEP = 8  # versions that can be gone back to
-LOG, HEAD, VERSIONS = "lineage.jsonl", "head.safetensors", "versions"
+LOG, HEAD, VERSIONS, LOCK = "lineage.jsonl", "head.safetensors", "versions", "lock"
 PER_NODE = "device_bytes"  # of a record: in the log, and not in results, which are held in memory
 State = Mapping[str, Any]
 
@@ -54,15 +55,39 @@ class Head:
 
 
 class ServerStore:
-    """The state directory of one federation, made when missing; FederationError when it cannot be used."""
+    """The state directory of one federation, made when missing, and this process's from here to `close()`.
+
+    A context manager, which closes it. FederationError when it cannot be used, or another process has it.
+    """
 
     def __init__(self, directory: Path, bundle_digest: str) -> None:
         self.directory, self._digest = directory, bundle_digest
         try:
             (directory / VERSIONS).mkdir(parents=True, exist_ok=True)
+            self._lock: int | None = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise FederationError(f"{directory}: cannot be made: {error.strerror or error}") from None
-        self.log = RoundLog(directory / LOG)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.log = RoundLog(directory / LOG)
+        except BlockingIOError:
+            self.close()
+            raise FederationError(f"{directory}: a server is running with this state; stop it first") from None
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of the directory; may be called again."""
+        if self._lock is not None:
+            os.close(self._lock)
+        self._lock = None
+
+    def __enter__(self) -> "ServerStore":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
     def load(self) -> Head | None:
         """What was last written; None at the first start."""

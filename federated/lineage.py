@@ -69,20 +69,15 @@ def check_layout(config: Mapping[str, Any], entries: Sequence[ParameterEntry]) -
 class RoundLog:
     """A federation's round log, `lineage.jsonl`.
 
-    Opening it checks every line; FederationError names the first that is wrong. A last line that was not written to its
-    end (power loss) is cut off, whereupon the log is as it was before that line. `len` counts the lines.
+    Opening it checks every line; FederationError names the first that is wrong. A last line without an end does not
+    count: another process is writing it, or lost power over it, and then the next `append` puts its own in its place.
+    One process at a time may append (see checkpoint.ServerStore). `len` counts the lines.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self._last, self._lines, end = path, "", 0, 0
+        self.path, self._last, self._lines, self._end = path, "", 0, 0
         for _, line in self._checked():
-            self._last = _digest(line)
-            self._lines, end = self._lines + 1, end + len(line) + 1
-        try:
-            if path.exists() and path.stat().st_size > end:
-                os.truncate(path, end)
-        except OSError as error:
-            raise FederationError(f"{path}: cannot be repaired: {error.strerror or error}") from None
+            self._count(line)
 
     def __len__(self) -> int:
         return self._lines
@@ -99,6 +94,8 @@ class RoundLog:
             existed = self.path.exists()
             file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
             try:
+                if os.fstat(file).st_size > self._end:
+                    os.ftruncate(file, self._end)
                 write_all(file, data + b"\n")
                 os.fsync(file)
             finally:
@@ -107,8 +104,11 @@ class RoundLog:
                 sync_directory(self.path.parent)
         except OSError as error:
             raise FederationError(f"{self.path}: cannot be written: {error.strerror or error}") from None
-        self._last, self._lines = _digest(data), self._lines + 1
+        self._count(data)
         return line
+
+    def _count(self, line: bytes) -> None:
+        self._last, self._lines, self._end = _digest(line), self._lines + 1, self._end + len(line) + 1
 
     def _checked(self) -> Iterator[tuple[dict[str, Any], bytes]]:
         """Every whole line, parsed and without its end, each known to follow the one before."""

@@ -4,6 +4,7 @@ import copy
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -87,20 +88,20 @@ def make_server_app(
         first = Version(
             secrets.token_hex(8), 0, 0, version_of(initial_theta), "", layout_hash(layout) if layout else ""
         )
-        store = ServerStore(state_dir, bundle_digest) if state_dir is not None else None
-        history = run.start(store, Head(first, initial_theta))
-        try:
-            while run.head.last < settings.rounds:
-                record = run.round(review)
-                history.append({key: value for key, value in record.items() if key != PER_NODE})
-                if save_to is not None:
-                    FederationResult(run.head.theta, history, run.head.seconds).save(save_to, bundle_digest)
-                if on_round is not None:
-                    on_round(record, run.head.theta)
-        except FederationError as error:
-            if store is not None:
-                store.log.append("failed", number=run.head.last + 1, reason=str(error))
-            raise
+        with ServerStore(state_dir, bundle_digest) if state_dir is not None else nullcontext() as store:
+            history = run.start(store, Head(first, initial_theta))
+            try:
+                while run.head.last < settings.rounds:
+                    record = run.round(review)
+                    history.append({key: value for key, value in record.items() if key != PER_NODE})
+                    if save_to is not None:
+                        FederationResult(run.head.theta, history, run.head.seconds).save(save_to, bundle_digest)
+                    if on_round is not None:
+                        on_round(record, run.head.theta)
+            except FederationError as error:
+                if store is not None:
+                    store.log.append("failed", number=run.head.last + 1, reason=str(error))
+                raise
 
     return app
 

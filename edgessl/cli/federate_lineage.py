@@ -56,7 +56,8 @@ def rollback(state: Path, bundle: Path, number: int, reason: str, as_json: bool)
 
     if not (state / LOG).exists():
         raise ConfigError(f"{state / LOG}: no round log; give the state directory of a run")
-    head = ServerStore(state, Bundle.open(bundle).digest).roll_back(number, reason)
+    with ServerStore(state, Bundle.open(bundle).digest) as store:
+        head = store.roll_back(number, reason)
     version = head.version
     if as_json:
         print_json({"round": version.number, "version": version.hash, "branch": version.branch, "next": head.last + 1})

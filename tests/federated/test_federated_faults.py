@@ -262,7 +262,10 @@ def test_every_version_has_a_parent_and_a_hash(client, serve, tmp_path):
 
 def test_a_bad_round_is_rolled_back_fleet_wide(client, serve, digest, tmp_path):
     records, _ = serve(client(), RoundSettings(4), strategy=build_strategy("fedadam"), state_dir=tmp_path)
-    head = ServerStore(tmp_path, digest).roll_back(2, "round 3 was poisoned")
+    with ServerStore(tmp_path, digest) as store:
+        head = store.roll_back(2, "round 3 was poisoned")
+        with pytest.raises(FederationError, match="a server is running with this state; stop it first"):
+            serve(client(), RoundSettings(5), state_dir=tmp_path)
     assert (head.version.hash, head.version.branch, head.last) == (records[1]["version"], 1, 4)
     heard = []
     rest, theta = serve(client(heard=heard), RoundSettings(6), strategy=build_strategy("fedadam"), state_dir=tmp_path)
@@ -276,12 +279,17 @@ def test_a_bad_round_is_rolled_back_fleet_wide(client, serve, digest, tmp_path):
     assert line["from"] == records[3]["version"]
 
 
+def roll_back(directory, digest, number):
+    with ServerStore(directory, digest) as store:
+        store.roll_back(number, "why")
+
+
 def test_only_versions_that_are_kept_can_be_gone_back_to(client, serve, digest, tmp_path):
     serve(client(), RoundSettings(12), state_dir=tmp_path)
     with pytest.raises(FederationError, match="version 2 is not kept; these are: 5, 6, 7, 8, 9, 10, 11, 12"):
-        ServerStore(tmp_path, digest).roll_back(2, "why")
+        roll_back(tmp_path, digest, 2)
     with pytest.raises(FederationError, match="version 1 is not kept; these are: none"):
-        ServerStore(tmp_path / "new", digest).roll_back(1, "why")
+        roll_back(tmp_path / "new", digest, 1)
 
 
 def test_a_version_that_review_refuses_reaches_no_device(client, serve, tmp_path):

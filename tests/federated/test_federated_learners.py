@@ -276,7 +276,8 @@ def test_after_a_rollback_devices_meet_the_fleet_anew(bundle, persistent, tmp_pa
     persistent("w", 3)
     memories = [Memory.load(tmp_path / "w" / f"client-{i}") for i in range(2)]
     assert all(m.round == 3 and m.branch == 0 and m.numbers for m in memories)
-    ServerStore(tmp_path / "w" / "server", bundle.digest).roll_back(1, "poisoned")
+    with ServerStore(tmp_path / "w" / "server", bundle.digest) as store:
+        store.roll_back(1, "poisoned")
     persistent("w", 4)
     for i, old in enumerate(memories):
         new = Memory.load(tmp_path / "w" / f"client-{i}")

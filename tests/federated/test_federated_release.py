@@ -101,7 +101,8 @@ def test_log_and_rollback_commands(bundle, bundle_path, tmp_path):
     assert code == 0, text
     told = json.loads(text)
     assert (told["round"], told["branch"], told["next"]) == (1, 1, 4)
-    head = ServerStore(state, bundle.digest).load()
+    with ServerStore(state, bundle.digest) as store:
+        head = store.load()
     np.testing.assert_allclose(head.theta, start + 0.5)
     code, text = run("federate", "log", state, "--json")
     events = json.loads(text)["events"]
