@@ -33,7 +33,7 @@ def quantize_backbone(backbone: Encoder, cut: str, calibration: Array) -> tuple[
     Raises:
         ConfigError: too few samples.
     """
-    model = quantize_encoder(backbone, calibration, BATCH, LATENT)
+    model = quantize_encoder(backbone, calibration, output=LATENT)
     low, high = _range(run_in_batches(model, calibration))
     scale = np.float32((high - low) / 255)
     zero_point = int(np.clip(np.rint(-low / scale), 0, 255))

@@ -23,6 +23,7 @@ _INSIDE = {
     "Tensor": {},
 }
 _EXTERNAL_DATA, _DATA_LOCATION, _NODE_OPERATOR, _NODE_DOMAIN, _MODEL_GRAPH, _DIMS = 13, 14, 4, 7, 7, 1
+_GRAPH_INITIALIZER, _TENSOR_NAME, _RAW_DATA = 5, 8, 9
 _REFUSED = {"Function": "a function of its own", "SparseTensor": "a sparse tensor"}
 _DOMAINS = (b"", b"ai.onnx")
 
@@ -61,6 +62,24 @@ def check_graph(model: bytes, what: str) -> None:
                 raise BundleError(f"{what}: operator {name.decode(errors='replace')!r} is not among those allowed")
     if graphs != 1:
         raise BundleError(f"{what}: not an ONNX graph")
+
+
+def initializers(model: bytearray) -> dict[str, memoryview]:
+    """The raw bytes of each constant by name, where they lie in `model`: writing to them changes it.
+
+    Only constants whose numbers are stored raw; a checked graph (`check_graph`) is expected. BundleError otherwise.
+    """
+    found: dict[str, memoryview] = {}
+    for number, _, graph in _fields(memoryview(model), "graph"):
+        if number != _MODEL_GRAPH or not isinstance(graph, memoryview):
+            continue
+        for field, _, tensor in _fields(graph, "graph"):
+            if field == _GRAPH_INITIALIZER and isinstance(tensor, memoryview):
+                parts = {key: value for key, _, value in _fields(tensor, "graph")}
+                name, raw = parts.get(_TENSOR_NAME), parts.get(_RAW_DATA)
+                if isinstance(name, memoryview) and isinstance(raw, memoryview):
+                    found[bytes(name).decode(errors="replace")] = raw
+    return found
 
 
 def _fields(data: memoryview, what: str) -> Iterator[tuple[int, int, int | memoryview]]:
