@@ -18,7 +18,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from edgessl.device import Learner
 from edgessl.errors import FederationError
 from federated.codecs import Codec, parse_codec
-from federated.codecs.link import WHOLE, linked
+from federated.codecs.link import WHOLE, DeviceLink, linked
 from federated.lineage import BRANCH, FEDERATION, check_layout
 from federated.message import CODEC, CONFIG, EXAMPLES, REFERENCE, VERSION, Update, config_of, pack, unpack, version_of
 from federated.privacy.budget import GaussianPrivacy
@@ -87,7 +87,7 @@ def train_round(
         return Message(sealer.answer(message.content), reply_to=message)
     manifest, digest = learner.bundle.manifest, learner.bundle.digest
     with linked(config_of(message.content), CODEC, learner.directory, digest) as link:
-        known = link.references if link else None
+        known = _known(learner, link) if link else None
         update = unpack(message.content, bundle_digest=digest, size=manifest.theta_size, references=known)
         check_layout(update.config, manifest.parameters)
         codec = _codec(update)
@@ -126,6 +126,12 @@ def train_round(
         if link is not None:
             link.save()  # last: what a payload left out is owed only once the payload is there
         return Message(content, reply_to=message)
+
+
+def _known(learner: Learner, link: DeviceLink) -> dict[str, Float]:
+    """The weights that a payload may be a difference from: those last received, and the bundle's."""
+    factory = learner.bundle.state()["theta"]
+    return {version_of(factory): factory, **link.references}
 
 
 def _codec(update: Update) -> Codec | None:

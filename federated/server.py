@@ -78,7 +78,9 @@ def make_server_app(
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        downlink = None if settings.downlink == WHOLE else Downlink(parse_codec(settings.downlink))
+        downlink = (
+            None if settings.downlink == WHOLE else Downlink(parse_codec(settings.downlink), version_of(initial_theta))
+        )
         exchange = Exchange(grid, bundle_digest, len(initial_theta), settings.round_timeout, downlink)
         run = _Run(exchange, settings, strategy or StreamingFedAvg(), Selection(settings, eligible))
         run.secure = secure

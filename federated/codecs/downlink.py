@@ -23,10 +23,11 @@ class Downlink:
     and on every device however it came there, and what was lost is added to the next one (error feedback on the server:
     Tang et al., "DoubleSqueeze", ICML 2019). A device that missed versions gets several differences in a row, or the
     weights whole where those are no more bytes, where its version is not known, and after a resume or a rollback.
+    `first` names the weights that every device has from its bundle; "" for none.
     """
 
-    def __init__(self, codec: Codec) -> None:
-        self.codec = codec
+    def __init__(self, codec: Codec, first: str = "") -> None:
+        self.codec, self._first = codec, first
         self._residual: Float | None = None
         self._steps: deque[tuple[str, Bytes]] = deque(maxlen=wire.MAX_SEGMENTS)  # (version before, what leads on)
         self._newest = ""  # where the steps lead
@@ -48,16 +49,13 @@ class Downlink:
 
     def holds(self, node: int, version: str | None) -> None:
         """A node said which version it has; None: nothing is known, it failed."""
-        if version is None:
-            self._holds.pop(node, None)
-        else:
-            self._holds[node] = version
+        self._holds[node] = version or ""
 
     def address(self, messages: list[Message]) -> None:
         """Replace theta in these messages by the differences that their nodes lack; nodes with the same share one."""
         contents: dict[tuple[int, str], RecordDict] = {}
         for message in messages:
-            held = self._holds.get(message.metadata.dst_node_id, "")
+            held = self._holds.get(message.metadata.dst_node_id, self._first)
             key = (id(message.content), held)
             if key not in contents:
                 contents[key] = self._shorter(message.content, held)

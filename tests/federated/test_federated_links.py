@@ -97,6 +97,24 @@ def test_nodes_with_the_same_version_share_one_content(identity):
     assert messages[2].content["arrays"]["payload"].shape == (44,)  # has it already
 
 
+def test_a_new_device_has_its_bundles_weights_already(identity):
+    factory, *later = walk(4)
+    downlink = Downlink(parse_codec("topk:0.1"), wire.version_of(factory))
+    downlink.holds(1, None)  # it failed: who knows what it has
+    messages = [message_to(node, factory, 1) for node in (0, 1)]
+    downlink.address(messages)
+    assert [list(message.content["arrays"]) for message in messages] == [["payload"], ["theta"]]
+    assert messages[0].content["arrays"]["payload"].shape == (44,)
+    published = factory
+    for theta in later:
+        published = downlink.publish(theta, published)
+    late = message_to(2, published, 4)
+    downlink.address([late])
+    assert compat.wire_bytes(late.content) < 0.5 * 4 * SIZE
+    update = wire.unpack(late.content, bundle_digest=DIGEST, size=SIZE, references={wire.version_of(factory): factory})
+    np.testing.assert_array_equal(update.theta, published)
+
+
 def test_after_a_resume_devices_get_the_weights_whole_and_nothing_owed_is_lost(identity):
     one, two = Downlink(parse_codec("topk:0.1")), Downlink(parse_codec("topk:0.1"))
     thetas = walk(5)
