@@ -155,6 +155,43 @@ def test_an_answer_that_is_too_large_or_nonsense_is_refused(serve, link):
         wire.call(fleet.pull(1))
 
 
+def test_a_slow_link_has_the_timeout_for_each_piece_and_a_dead_one_fails(serve, identity, monkeypatch):
+    server = serve(None)
+    monkeypatch.setattr("federated.node.link._PIECE", 1 << 12)
+    pieces = []
+
+    class Slow:
+        """A socket whose every send takes as long as the link gives it, but not the sum of two."""
+
+        def __init__(self, sock):
+            self._sock = sock
+
+        def __getattr__(self, name):
+            return getattr(self._sock, name)
+
+        def sendall(self, data):
+            pieces.append(len(data))
+            if len(data) > 1 << 12:
+                raise TimeoutError("timed out")
+            self._sock.sendall(data)
+
+    wire = Link(server.address, identity, None, 5.0)
+    connect = wire._connect
+
+    def slow():
+        connection = connect()
+        connection.sock = Slow(connection.sock)
+        return connection
+
+    monkeypatch.setattr(wire, "_connect", slow)
+    wire.call(fleet.push_object(1, 1, "s", "n", bytes(3 << 12)))
+    assert len(pieces) > 3
+    monkeypatch.setattr("federated.node.link._PIECE", 1 << 13)
+    with pytest.raises(LinkError, match="timed out"):
+        wire.call(fleet.push_object(1, 1, "s", "n", bytes(3 << 12)))
+    wire.close()
+
+
 def test_an_expired_certificate_is_named_and_nothing_is_sent(serve, link, tmp_path):
     certificates.create_authority(tmp_path)
     end = certificates.issue_server(tmp_path, [], days=1, earlier=timedelta(days=3))
