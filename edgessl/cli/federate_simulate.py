@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 @click.command(
     epilog=examples(
         "edgessl federate simulate model.edgessl digits --clients 4 --rounds 10",
+        "edgessl federate simulate model.edgessl digits --clients 4 --codec topk:0.25+int8 --downlink int8",
         "edgessl federate simulate model.edgessl site-a.npy site-b.npy site-c.npy --local-steps 32 --json",
     )
 )
 @federation_options
+@click.option("--codec", default="whole", show_default=True, help="How clients send what they learned.")
+@click.option("--downlink", default="whole", show_default=True, help="How new weights go to clients.")
 def simulate(
     bundle: Path,
     data: tuple[str, ...],
@@ -33,6 +36,8 @@ def simulate(
     memory: int,
     seed: int,
     out: Path,
+    codec: str,
+    downlink: str,
     as_json: bool,
 ) -> None:
     """Run a federation in this process.
@@ -68,6 +73,8 @@ def simulate(
             seed=seed,
             memory_bytes=memory,
             on_round=on_round,
+            codec=codec,
+            downlink=downlink,
         )
         result.save(out / "theta.safetensors", opened.digest)
     report(result, out, len(streams), as_json)

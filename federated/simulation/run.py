@@ -14,6 +14,7 @@ from edgessl.device import Bundle, Learner
 from edgessl.errors import FederationError
 from federated import compat
 from federated.client import Learners, catch_up, make_client_app
+from federated.codecs.link import WHOLE
 from federated.result import FederationResult
 from federated.server import OnRound, make_server_app
 from federated.settings import RoundSettings
@@ -60,6 +61,8 @@ def federate_in_process(
     memory_bytes: int = 4 << 20,
     on_round: OnRound | None = None,
     fleet: Fleet | None = None,
+    codec: str = WHOLE,
+    downlink: str = WHOLE,
 ) -> FederationResult:
     """Federate one real Learner per stream (N, *shape), each with a state directory in `workdir`.
 
@@ -67,7 +70,7 @@ def federate_in_process(
     follow, all clients in each. A `workdir` used before is resumed: learners go on from their saved state, the
     federation from the bundle's factory weights. The same arguments and a fresh `workdir` give the same theta
     bit for bit. The final theta is returned, not adopted: the learners keep what their own last round left.
-    With a `fleet` (one device per stream) the records' seconds are virtual.
+    With a `fleet` (one device per stream) the records' seconds are virtual. `codec`, `downlink`: of RoundSettings.
     """
 
     def open_learner(context: Context) -> Learner:
@@ -90,7 +93,7 @@ def federate_in_process(
         if on_round is not None:
             on_round(record, now)
 
-    settings = RoundSettings(rounds, min_nodes=len(streams), seed=seed)
+    settings = RoundSettings(rounds, min_nodes=len(streams), seed=seed, codec=codec, downlink=downlink)
     layout = bundle.manifest.parameters
     server = make_server_app(theta, bundle.digest, settings, layout=layout, on_round=remember)
     with ExitStack() as stack:

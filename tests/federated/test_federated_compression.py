@@ -14,7 +14,7 @@ from federated.privacy.budget import GaussianPrivacy
 from federated.privacy.central import CentralPrivacy
 from federated.server import make_server_app
 from federated.settings import RoundSettings
-from federated.simulation import run_local
+from federated.simulation import federate_in_process, run_local
 from federated.strategies import FedBuff, StreamingFedAvg, build_strategy
 
 NODES = 3
@@ -58,6 +58,16 @@ def test_bytes_are_those_of_the_wire_and_of_each_device(fleet):
         assert sum(up for _, up in record["device_bytes"].values()) == record["bytes_up"]
     assert sum(record["bytes_up"] for record in records) == grid.bytes_up
     assert sum(record["bytes_down"] for record in records) == grid.bytes_down
+
+
+def test_a_simulation_takes_codecs(bundle, samples, tmp_path):
+    streams = [samples(80, seed=i, shift=0.0) for i in range(NODES)]
+    options = {"rounds": 2, "local_steps": 4, "memory_bytes": 1 << 16}
+    plain = federate_in_process(bundle, streams, workdir=tmp_path / "a", **options)
+    same = federate_in_process(bundle, streams, workdir=tmp_path / "b", codec="delta", downlink="delta", **options)
+    np.testing.assert_array_equal(plain.theta, same.theta)
+    with pytest.raises(FederationError, match="codec 'zip' is unknown"):
+        federate_in_process(bundle, streams, workdir=tmp_path / "c", codec="zip", **options)
 
 
 def test_lossless_rounds_are_whole_rounds(fleet):

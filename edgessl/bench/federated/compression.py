@@ -36,10 +36,10 @@ KEY = ("data", "method", "seed")
 METHODS: dict[str, tuple[str, bool]] = {
     "whole": ("whole", True),
     "int8": ("int8", True),
+    "topk:0.25+int8": ("topk:0.25+int8", True),
+    "topk:0.25+int8, no feedback": ("topk:0.25+int8", False),
     "topk:0.1+int8": ("topk:0.1+int8", True),
-    "topk:0.1+int8, no feedback": ("topk:0.1+int8", False),
-    "topk:0.02+int8": ("topk:0.02+int8", True),
-    "randomk:0.1+int8": ("randomk:0.1+int8", True),
+    "randomk:0.25+int8": ("randomk:0.25+int8", True),
 }
 BESIDE = ("random", "centralised")
 
