@@ -35,6 +35,7 @@ class Buffered:
         `message` makes the message for a node that is to train now.
         """
         exchange, wanted = self._exchange, self._strategy
+        exchange.tally.goal = wanted.buffer
         if not exchange.busy:  # those that are at work are no longer waited for
             self._selection.wait_for(exchange, number)
         self._bases[number] = (hash, theta)

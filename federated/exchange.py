@@ -33,9 +33,12 @@ PULL = 8  # replies in memory at once
 class Tally:
     """What happened since the last version of the weights.
 
-    `failures`: node id to reason, of what came too late or could not be used; `late`: replies to earlier rounds.
+    `asked`: messages sent; `goal`: good replies that are enough; `failures`: node id to reason, of what came too late or could not be used; `late`: replies
+    to earlier rounds.
     """
 
+    asked: int = 0
+    goal: int = 0
     clients: int = 0
     examples: int = 0
     bytes_down: int = 0
@@ -95,6 +98,7 @@ class Exchange:
                 f"round {number}: the SuperLink took {len(names)} of {len(messages)} messages; "
                 "ask fewer nodes at once (fraction_train) or raise its payload limit"
             )
+        self.tally.asked += len(messages)
         began, sizes = self.now(), dict[int, int]()
         for message, name in zip(messages, names, strict=True):
             node = message.metadata.dst_node_id

@@ -149,17 +149,16 @@ class _Run:
         """One round; its record. FederationError without enough good replies."""
         number, began, version = self.head.last + 1, self._exchange.now(), self.head.version
         before = {name: copy.deepcopy(dict(part.state())) for name, part in self._stateful.items()} if review else {}
-        asked = [0, 0]
         if self._buffered is not None:
             theta, metrics = self._buffered.advance(number, self.head.theta, version.hash, self._message(number))
         else:
-            theta, metrics = self._synchronous(number, asked)
+            theta, metrics = self._synchronous(number)
         tally = self._exchange.finish()
         self._selection.note(number, (int(node) for node in tally.failures if node.isdigit()))
         if theta is None or tally.clients < self._settings.min_replies:
             reasons = "; ".join(f"node {node}: {why}" for node, why in tally.failures.items())
             raise FederationError(
-                f"round {number}: {tally.clients} of {asked[0] or len(tally.failures)} replies can be used, "
+                f"round {number}: {tally.clients} of {tally.asked} replies can be used, "
                 f"{self._settings.min_replies} are needed ({reasons}); the weights of round {version.number} stand"
             )
         if not np.isfinite(theta).all():
@@ -170,8 +169,6 @@ class _Run:
         record = {
             **metrics,  # first: no client's metric may pass for what the server counted
             **_counts(number, tally),
-            "asked": asked[0],
-            "goal": asked[1],
             "version": new.hash,
             "parent": new.parent,
             "branch": new.branch,
@@ -191,15 +188,15 @@ class _Run:
             raise FederationError(f"round {number}: {REFUSALS} versions refused one after the other, last: {refusal}")
         return record
 
-    def _synchronous(self, number: int, asked: list[int]) -> tuple[Float | None, dict[str, Any]]:
-        """Ask, collect, aggregate; `asked` becomes how many were asked and how many good replies end the round."""
+    def _synchronous(self, number: int) -> tuple[Float | None, dict[str, Any]]:
+        """Ask, collect, aggregate."""
         strategy, version, theta = self._strategy, self.head.version, self.head.theta
         assert isinstance(strategy, Strategy)
         nodes, goal = self._selection.choose(self._exchange, number)
+        self._exchange.tally.goal = goal
         arrays = ArrayRecord({THETA: Array(theta)})
         chosen = Chosen(self._exchange.grid, nodes)
         messages = list(strategy.configure_train(number, arrays, self._config(number), chosen))
-        asked[:] = len(messages), goal
         if self.secure is not None:
             assert isinstance(strategy, Streaming)
             return secure_mean(strategy, self.secure, self._exchange, number, theta, messages)
@@ -232,6 +229,8 @@ class _Run:
 def _counts(number: int, tally: Tally) -> dict[str, Any]:
     return {
         "round": number,
+        "asked": tally.asked,
+        "goal": tally.goal,
         "clients": tally.clients,
         "failures": tally.failures,
         "late": tally.late,
