@@ -33,8 +33,8 @@ PULL = 8  # replies in memory at once
 class Tally:
     """What happened since the last version of the weights.
 
-    `asked`: messages sent; `goal`: good replies that are enough; `failures`: node id to reason, of what came too late or could not be used; `late`: replies
-    to earlier rounds.
+    `asked`: messages sent; `goal`: good replies that are enough; `failures`: node id to reason, of what came too late
+    or could not be used; `late`: replies to earlier rounds.
     """
 
     asked: int = 0
