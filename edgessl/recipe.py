@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edgessl.continual.strategies import Strategy, build_strategy
 from edgessl.device.bundle.specs import InputSpec
 from edgessl.encoders import ENCODERS, BatchNorm, Encoder, build_encoder
+from edgessl.encoders.fake_quant import quantization_aware
 from edgessl.errors import ConfigError
 from edgessl.objectives import OBJECTIVES, Objective, build_objective
 from edgessl.optim import build_optimizer
@@ -50,6 +51,14 @@ class Part(BaseModel):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
+class QuantizationAware(BaseModel):
+    """Bits to which the encoder's weights and activations are rounded while it trains."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    weight_bits: int = Field(8, ge=2, le=8)
+    activation_bits: int = Field(8, ge=2, le=8)
+
+
 class Recipe(BaseModel):
     """Everything that determines a pretraining run, given the data."""
 
@@ -69,6 +78,7 @@ class Recipe(BaseModel):
     seed: int = Field(0, ge=0)
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of the networks; losses stay float32")
     compile: bool = Field(False, description="torch.compile the loss (worth it on a GPU)")
+    quantization: QuantizationAware | None = Field(None, description="round the encoder as int8 will, while it trains")
     chunk: int | None = Field(None, ge=1, description="rows per encoder pass, recomputed in the backward pass")
 
     def for_kind(self, kind: str) -> Recipe:
@@ -140,6 +150,8 @@ def build_step(recipe: Recipe, spec: InputSpec, encoder: Encoder | None = None) 
     strategy = build_strategy(recipe.strategy.name, **recipe.strategy.options) if recipe.strategy else None
     _check_fit(recipe, objective, strategy, spec)
     encoder = encoder or encoder_of(recipe.encoder, spec, recipe.seed)
+    if recipe.quantization is not None:
+        quantization_aware(encoder, recipe.quantization.weight_bits, recipe.quantization.activation_bits)
     if recipe.chunk is not None and any(isinstance(module, BatchNorm) for module in encoder.modules()):
         raise ConfigError("chunk: batch norm would take each chunk for a batch of its own; use the norm 'group'")
     pipeline = (

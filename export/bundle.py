@@ -28,8 +28,8 @@ from edgessl.recipe import Part
 from edgessl.step import State, TrainStep, hyper_tensors
 from export.backbone import quantize_backbone, run_in_batches
 from export.consolidation import consolidation_parity, trace_consolidation
-from export.parity import agreement, encoder_parity, int8_agreement, step_parity
-from export.quantize import quantize_encoder
+from export.parity import agreement, encoder_parity, step_parity
+from export.quantize.members import Quantization, quantized_members
 from export.trace import IR_VERSION, OPSET, trace_encoder, trace_step
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -38,6 +38,9 @@ FILES = {
     "train": "train.onnx",
     "encoder": "encoder.onnx",
     "encoder_int8": "encoder.int8.onnx",
+    "encoder_trt": "encoder.trt.onnx",
+    "encoder_int4": "encoder.int4.onnx",
+    "ranges": "ranges.onnx",
     "backbone": "backbone.int8.onnx",
     "importance": "importance.onnx",
     "consolidate": "consolidate.onnx",
@@ -79,6 +82,7 @@ def export_bundle(
     cut: str | None = None,
     latent_views: Sequence[Part] | None = None,
     strategy: Part | None = None,
+    quantization: Quantization | None = None,
 ) -> Bundle:
     """Export `checkpoint` to `path` (`.edgessl`).
 
@@ -97,6 +101,7 @@ def export_bundle(
         latent_views: with a cut, the views of latents; None takes the defaults.
         strategy: against forgetting; None keeps the recipe's own. What it protects is what was pretrained: with
             calibration, importances are measured before the bundle is written, else only after the first drift.
+        quantization: how the encoder is quantized and for what; int8 for ONNX Runtime's CPU by default.
 
     Raises:
         ExportError: the step cannot be expressed in standard ONNX.
@@ -117,12 +122,15 @@ def export_bundle(
     graphs = graphs or trace_graphs(step, batch_size)
     encoder = checkpoint.encoder()
     models = {"train": graphs.train, "encoder": graphs.encoder, **graphs.consolidation}
+    quantized = None
     parity: dict[str, Any] = {}
     latent = None
     if calibration is not None:
         fitted, held_out = _split(calibration)
-        models["encoder_int8"] = quantize_encoder(encoder, fitted)
-        parity["encoder_int8"] = int8_agreement(encoder, models["encoder_int8"], held_out)
+        following = None if cut is not None else (graphs.encoder, step.embeds, state[step.embeds].numpy())
+        quantized = quantized_members(encoder, quantization or Quantization(), fitted, held_out, following)
+        models |= quantized.models
+        parity |= quantized.parity
         if cut is not None:
             backbone, _ = cut_encoder(encoder, cut)
             models["backbone"], latent = quantize_backbone(backbone, cut, fitted)
@@ -135,6 +143,7 @@ def export_bundle(
         inputs = run_in_batches(models["backbone"], calibration) if cut is not None else calibration
         state = _protected(step, state, values, inputs)
     members = {FILES[key]: model.SerializeToString(deterministic=True) for key, model in models.items()}
+    members |= quantized.files if quantized else {}
     arrays = {slot: state[slot].numpy() for slot in step.slot_names}  # theta first, as the manifest has it
     members["state.safetensors"] = tensors.dumps(arrays)
     slots = tuple(TensorSpec(slot, array.shape, str(array.dtype)) for slot, array in arrays.items())
@@ -151,7 +160,9 @@ def export_bundle(
         parameters=step.layout.entries,
         slots=slots,
         hyper=values,
-        graphs=_graph_specs(step, slots, spec.shape, graphs.batch_size, tuple(models)),
+        graphs=_graph_specs(
+            step, slots, spec.shape, graphs.batch_size, tuple(models), quantized.activations if quantized else 0
+        ),
         opset=OPSET,
         ir_version=IR_VERSION,
         parity=parity,
@@ -212,6 +223,7 @@ def _graph_specs(
     shape: tuple[int, ...],
     batch_size: int,
     keys: tuple[str, ...],
+    activations: int,
 ) -> dict[str, GraphSpec]:
     trained = step.parts.encoder  # the whole encoder of samples of `shape`, or the tail of latents
     samples, x = TensorSpec("x", ("N", *shape)), TensorSpec("x", ("N", *trained.input_shape))
@@ -229,6 +241,9 @@ def _graph_specs(
     sides = {
         "encoder": ((shown, x), (embedding,)),
         "encoder_int8": ((samples,), (embedding,)),
+        "encoder_trt": ((samples,), (embedding,)),
+        "encoder_int4": ((samples,), (embedding,)),
+        "ranges": ((shown, x), (embedding, TensorSpec("low", (activations,)), TensorSpec("high", (activations,)))),
         "backbone": ((samples,), (latent,)),
         "train": ((*slots, batch, noise, *scalars, *stored), (*following, *metrics)),
         "importance": ((slots[0], one, probe), (importance,)),

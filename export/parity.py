@@ -203,13 +203,20 @@ def agreement(found: Array, expected: Array, what: str, neighbors: int = 10) -> 
     Raises:
         ParityError: the mean cosine similarity is below `INT8_MIN_COSINE`; it names `what`.
     """
+    figures = compare(found, expected, neighbors)
+    if not figures["cosine_mean"] >= INT8_MIN_COSINE:
+        raise ParityError(
+            f"{what}: mean cosine similarity to the float one is {figures['cosine_mean']:.3f}; at least "
+            f"{INT8_MIN_COSINE} is required. Calibrate with more, or more typical, samples, or export without int8"
+        )
+    return figures
+
+
+def compare(found: Array, expected: Array, neighbors: int = 10) -> dict[str, float]:
+    """Mean and least cosine similarity of representations `found`, `expected` (N, ...), and the mean overlap of their
+    nearest neighbours."""
     a, b = unit_rows(expected.reshape(len(expected), -1)), unit_rows(found.reshape(len(found), -1))
     cosine = (a * b).sum(1)
-    if not cosine.mean() >= INT8_MIN_COSINE:
-        raise ParityError(
-            f"{what}: mean cosine similarity to the float one is {cosine.mean():.3f}; at least {INT8_MIN_COSINE} is "
-            "required. Calibrate with more, or more typical, samples, or export without int8"
-        )
     k = min(neighbors, len(a) - 1)
     near_a, near_b = (np.argsort(-(z @ z.T) + 2 * np.eye(len(z)), axis=1)[:, :k] for z in (a, b))
     overlap = np.mean([len(np.intersect1d(p, q)) / k for p, q in zip(near_a, near_b, strict=True)])

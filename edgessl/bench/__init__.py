@@ -17,6 +17,7 @@ from edgessl.errors import ConfigError
 BENCHES: dict[str, str] = {
     "step": "edgessl.bench.step.run:run",
     "objectives": "edgessl.bench.objectives.run:run",
+    "quantize": "edgessl.bench.quantize.run:run",
     "neuro": "edgessl.bench.spiking.neuro:run",
     "pretrain": "edgessl.bench.pretrain.run:run",
     "gpu": "edgessl.bench.gpu.run:run",

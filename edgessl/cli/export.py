@@ -11,7 +11,7 @@ import click
 
 from edgessl.cli.console import Stages, console, duration, print_json, show_facts, show_grid, show_members, size
 from edgessl.cli.group import examples
-from edgessl.cli.options import count, data_options, json_flag, key_values, numbers, open_data
+from edgessl.cli.options import CommaList, count, data_options, json_flag, key_values, numbers, open_data
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,6 +27,7 @@ CALIBRATION_SAMPLES = 512  # at most, evenly spaced over the data
         "edgessl export checkpoint.safetensors -o sensor.edgessl --calibrate new.csv --data window=128",
         "edgessl export checkpoint.safetensors --no-int8 --batch-size 16 --set lr=0.0003",
         "edgessl export checkpoint.safetensors --calibrate digits --cut block4",
+        "edgessl export checkpoint.safetensors --calibrate digits --targets ort-cpu,tensorrt --requantize",
         "edgessl export checkpoint.safetensors --calibrate digits --strategy lwf --set lwf_weight=0.5",
     )
 )
@@ -34,6 +35,19 @@ CALIBRATION_SAMPLES = 512  # at most, evenly spaced over the data
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Bundle to write.  [default: beside the checkpoint]")
 @click.option("--calibrate", metavar="DATA", help="Unlabelled samples typical of the device, for the int8 encoder.")
 @data_options
+@click.option(
+    "--quantize",
+    "method",
+    type=click.Choice(["minmax", "percentile", "entropy", "mse"]),
+    default="minmax",
+    show_default=True,
+    help="How ranges of activations are found.",
+)
+@click.option(
+    "--targets", type=CommaList(), metavar="A,B", help="Some of ort-cpu, tensorrt and int4.  [default: ort-cpu]"
+)
+@click.option("--bits", type=click.IntRange(2, 8), default=7, show_default=True, help="Of int8 weights, on a CPU.")
+@click.option("--requantize", is_flag=True, help="Let the device make its int8 encoder anew from what it learned.")
 @click.option("--no-int8", is_flag=True, help="Leave the int8 encoder out.")
 @click.option("--cut", metavar="STAGE", help="Freeze the encoder up to STAGE; the device learns what lies behind it.")
 @click.option("--strategy", metavar="NAME", help="What the step does against forgetting, such as lwf, cassle or ewc.")
@@ -46,6 +60,10 @@ def export(
     out: Path | None,
     calibrate: str | None,
     data_options: dict[str, Any],
+    method: str,
+    targets: list[str] | None,
+    bits: int,
+    requantize: bool,
     no_int8: bool,
     cut: str | None,
     strategy: str | None,
@@ -76,6 +94,8 @@ def export(
         )
     if cut is not None and no_int8:
         raise click.UsageError("--cut needs an int8 backbone: give --calibrate DATA instead of --no-int8.")
+    if no_int8 and (targets or requantize):
+        raise click.UsageError("--no-int8 leaves every quantized encoder out; it excludes --targets and --requantize.")
     if strategy_options and strategy is None:
         raise click.UsageError("--strategy-option needs --strategy NAME.")
     out = out or _beside(checkpoint)
@@ -89,13 +109,25 @@ def export(
         from edgessl.continual.device_step import device_step
         from edgessl.recipe import Part
         from export import export_bundle, trace_graphs
+        from export.quantize import Quantization, Settings
 
         stages.update("tracing encoder and training step")
         part = None if strategy is None else Part(name=strategy, options=strategy_options)
+        forms = tuple(targets) if targets else ("ort-cpu",)
+        quantization = Quantization(Settings(method=method, weight_bits=bits), forms, requantize)
         graphs = trace_graphs(device_step(loaded, strategy=part, cut=cut)[0], batch_size)
         stages.update("parity gate against torch" if no_int8 else "int8, parity gate against torch")
         out.parent.mkdir(parents=True, exist_ok=True)
-        bundle = export_bundle(loaded, out, calibration=samples, hyper=hyper, graphs=graphs, cut=cut, strategy=part)
+        bundle = export_bundle(
+            loaded,
+            out,
+            calibration=samples,
+            hyper=hyper,
+            graphs=graphs,
+            cut=cut,
+            strategy=part,
+            quantization=quantization,
+        )
     if as_json:
         print_json(_result(bundle, out, time.monotonic() - began))
         return
@@ -119,9 +151,10 @@ def _show_parity(show: Console, parity: Mapping[str, Any]) -> None:
         rows.append((f"training step, {train['steps']} steps on", f"{train['slots'][slot]:.1e}", f"worst slot: {slot}"))
     if "encoder" in parity:
         rows.append(("encoder", f"{parity['encoder']:.1e}", "relative error of the embeddings"))
-    if int8 := parity.get("encoder_int8"):
-        rows.append(("int8 encoder", f"{int8['cosine_mean']:.4f}", f"cosine to float (least {int8['cosine_min']:.4f})"))
-        rows.append(("", f"{int8['neighbor_overlap']:.2f}", "share of nearest neighbours kept"))
+    for key, what in (("int8", "int8 encoder"), ("trt", "TensorRT's int8 encoder"), ("int4", "int4 encoder")):
+        if found := parity.get(f"encoder_{key}"):
+            rows.append((what, f"{found['cosine_mean']:.4f}", f"cosine to float (least {found['cosine_min']:.4f})"))
+            rows.append(("", f"{found['neighbor_overlap']:.2f}", "share of nearest neighbours kept"))
     for name, what in (("backbone", "int8 backbone"), ("embedding", "int8 backbone and tail")):
         if figures := parity.get(name):
             rows.append((what, f"{figures['cosine_mean']:.4f}", "cosine to float"))

@@ -8,6 +8,7 @@ TensorRT wants int8 with zero point 0 everywhere, with which ONNX Runtime is slo
 
 from export.quantize.encoder import ORT_CPU, TARGETS, TENSORRT, quantize_encoder, quantize_graph, settings_for
 from export.quantize.floating import FloatGraph, float_encoder, float_graph, with_theta
+from export.quantize.members import Quantization
 from export.quantize.settings import FLOAT, Settings
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "TARGETS",
     "TENSORRT",
     "FloatGraph",
+    "Quantization",
     "Settings",
     "float_encoder",
     "float_graph",

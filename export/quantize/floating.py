@@ -43,6 +43,7 @@ class FloatGraph:
         output: name of what it gives.
         inputs, outputs: their declarations.
         origins: of the constants that come from theta, where the graph was made from one.
+        derived: constants that are computed from theta, not taken from it.
     """
 
     nodes: list[onnx.NodeProto]
@@ -50,6 +51,7 @@ class FloatGraph:
     inputs: list[onnx.ValueInfoProto]
     outputs: list[onnx.ValueInfoProto]
     origins: dict[str, Origin] = field(default_factory=dict)
+    derived: set[str] = field(default_factory=set)
 
     @property
     def output(self) -> str:
@@ -81,7 +83,8 @@ class FloatGraph:
             twin = onnx.NodeProto()
             twin.CopyFrom(node)
             nodes.append(twin)
-        return FloatGraph(nodes, dict(self.constants), list(self.inputs), list(self.outputs), dict(self.origins))
+        constants, origins = dict(self.constants), dict(self.origins)
+        return FloatGraph(nodes, constants, list(self.inputs), list(self.outputs), origins, set(self.derived))
 
 
 def float_graph(model: onnx.ModelProto) -> FloatGraph:
@@ -110,7 +113,7 @@ def with_theta(model: onnx.ModelProto, slot: str, theta: Array) -> FloatGraph:
     place, so it holds for whatever slices, reshapes and transposes the exporter wrote.
 
     Raises:
-        ExportError: theta has more numbers than float32 can count, or a constant is computed from several of them.
+        ExportError: theta has more numbers than float32 can count.
     """
     if theta.size >= MAX_EXACT:
         raise ExportError(f"theta has {theta.size} numbers; their places can be told apart up to {MAX_EXACT}")
@@ -130,7 +133,7 @@ def with_theta(model: onnx.ModelProto, slot: str, theta: Array) -> FloatGraph:
         if np.array_equal(index, places[name]) and np.array_equal(flat[index], value):
             graph.origins[name] = Origin(index)
         else:
-            raise ExportError(f"constant {name!r} is computed from theta, not taken from it")
+            graph.derived.add(name)
     fold_batch_norms(graph)
     return graph
 

@@ -20,6 +20,8 @@ def requantization_plan(floating: FloatGraph, written: Written, theta_size: int)
     """
     layers = tuple(_layer(floating, layer, written.activations) for layer in written.layers)
     used = {name for node in written.graph.nodes for name in node.input}
+    if computed := sorted(used & floating.derived):
+        raise ExportError(f"constant {computed[0]!r} is computed from theta, not taken from it; it cannot be followed")
     floats = tuple((name, _slice(name, origin)) for name, origin in floating.origins.items() if name in used)
     return Plan(theta_size, layers, floats, tuple(written.activations))
 

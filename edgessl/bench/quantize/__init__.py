@@ -1,0 +1,1 @@
+"""The quantize bench: size, latency and what quantization does to the representation."""

@@ -1,0 +1,91 @@
+"""How small and how fast quantized encoders are, and what quantization does to what they know."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgessl.bench.quantize.accuracy import AWARE_BITS, CASES, Row, measure
+from edgessl.bench.quantize.speed import ENCODERS, latencies
+from edgessl.device.storage.files import write_atomically
+from edgessl.errors import ConfigError, DataError
+from edgessl.machine import machine, versions
+
+PARTS = ("speed", "accuracy")
+
+
+def run(
+    encoders: Sequence[str] = tuple(ENCODERS),
+    cases: Sequence[str] = ("fashion", "har"),
+    seeds: int = 3,
+    *,
+    parts: Sequence[str] = PARTS,
+    aware: Sequence[int] = AWARE_BITS,
+    threads: int = 1,
+    turns: int = 5,
+    turn_seconds: float = 0.4,
+    out: str = "",
+    progress: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Measure quantized encoders.
+
+    Args:
+        encoders: some of `edgessl.bench.quantize.speed.ENCODERS`, for size and latency.
+        cases: some of `edgessl.bench.quantize.accuracy.CASES`, pretrained here, for accuracy.
+        seeds: trainings per case, with seeds 0, 1, ...
+        parts: "speed", "accuracy" or both.
+        aware: bits of quantization-aware trainings beside the float one.
+        threads: of every runtime, for latency.
+        turns: times each is measured, in alternation.
+        turn_seconds: length of one measurement.
+        out: JSON file, written after every step and continued if it exists.
+        progress: told in a line what was done.
+
+    Returns:
+        {"bench", "machine", "versions", "settings", "speed", "accuracy"}; rows as `speed.latencies` and
+        `accuracy.measure` give them.
+
+    Raises:
+        ConfigError: an unknown name or a number that is not positive.
+        DataError: `out` holds something else.
+    """
+    for what, given, known in (("encoders", encoders, ENCODERS), ("cases", cases, CASES), ("parts", parts, PARTS)):
+        if unknown := sorted(set(given) - set(known)):
+            raise ConfigError(f"{what}: unknown {unknown[0]!r}; choose some of {', '.join(known)}")
+    if seeds < 1 or threads < 1 or turns < 1 or turn_seconds <= 0:
+        raise ConfigError("expected seeds, threads, turns and turn_seconds above 0")
+    found = _continued(Path(out)) if out else {"speed": [], "accuracy": []}
+
+    def result() -> dict[str, Any]:
+        settings = {"threads": threads, "turns": turns, "turn_seconds": turn_seconds, "objective": "simclr"}
+        return {"bench": "quantize", "machine": machine(), "versions": versions(), "settings": settings, **found}
+
+    def keep(part: str, rows: list[Row]) -> None:
+        found[part] += rows
+        if out:
+            write_atomically(Path(out), json.dumps(result(), indent=1).encode() + b"\n")
+
+    if "speed" in parts:
+        done = {row["encoder"] for row in found["speed"]}
+        for encoder in [name for name in encoders if name not in done]:
+            keep("speed", latencies(encoder, threads, turns, turn_seconds, progress))
+    if "accuracy" in parts:
+        for seed in range(seeds):
+            for name in cases:
+                case = CASES[name]
+                if (case.title, seed) not in {(row["case"], row["seed"]) for row in found["accuracy"]}:
+                    keep("accuracy", measure(case, seed, tuple(aware), progress))
+    return result()
+
+
+def _continued(path: Path) -> dict[str, list[Row]]:
+    """Rows that an earlier bench left in `path`."""
+    if not path.exists():
+        return {"speed": [], "accuracy": []}
+    try:
+        document = json.loads(path.read_text())
+        return {part: list(document[part]) for part in PARTS}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not a result of the quantize bench: {error}") from None
