@@ -42,7 +42,7 @@ _FILE = click.Path(path_type=Path)
 @click.option("--memory", type=ByteSize(), default="4MiB", help="Bound of the replay memory.  [default: 4MiB]")
 @click.option("--max-message", type=ByteSize(), default="256MiB", help="Largest message taken.  [default: the model's]")
 @click.option(
-    "--heartbeat", type=float, default=30.0, metavar="S", help="Seconds between signs of life.  [default: 30]"
+    "--heartbeat", type=float, default=30.0, metavar="S", help="Seconds between signs of life at work.  [default: 30]"
 )
 @click.option("--poll", type=float, nargs=2, default=(1.0, 60.0), help="Least and most seconds between two looks.")
 @click.option("--window", metavar="HH:MM-HH:MM", help="Speak between these local times only.")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from flwr.app import Error, Message
@@ -29,8 +30,7 @@ class Node:
     """Takes messages from `link` and gives them to `answer`, one at a time.
 
     `answer` makes the reply (see federated.client.train_round); an EdgeSSLError from it becomes an error reply, as any
-    other exception does, whose text stays on the device. `gates` are asked before every exchange. `on_event` is told
-    what happens, as a dictionary with "event".
+    other exception does, whose text stays on the device. `gates` are asked first. `on_event` is told what happens.
     """
 
     def __init__(
@@ -49,6 +49,8 @@ class Node:
         self.number: int | None = None  # of this node at the SuperLink, while it is active there
         self._known = False  # whether the SuperLink has ever taken us
         self._unknown = threading.Event()  # the SuperLink does not know us any longer
+        self._busy = threading.Event()  # a message is here: the heartbeat must not stop while it is worked on
+        self._beaten = 0.0  # when the SuperLink last heard that this node waits for messages
         self._poll = Pace(*self.settings.poll)
         self._away = Pace(min(1.0, self.settings.away), self.settings.away)
 
@@ -92,14 +94,40 @@ class Node:
             self._unknown.clear()
         if self.number is None:
             self._join()
-        self._deliver()
-        if message := self._kept() or self._receive():
-            self._answer(message)
-        elif self.letters.reply() is None:
+        self._wait_here()
+        if self.letters.reply() is not None:
+            with self._working():
+                self._deliver()
+        message = self._kept() or self._receive()
+        if message is None and self.letters.reply() is None:
             return self._poll.wait()
-        self._deliver()
+        with self._working():
+            if message is not None:
+                self._answer(message)
+            self._deliver()
         self._poll.restart()
         return self._poll.wait()
+
+    def _wait_here(self) -> None:
+        """Say at times that this node waits for messages, on the connection that asks for one."""
+        interval = self.settings.idle_heartbeat
+        if self.number is not None and time.monotonic() - self._beaten > 0.4 * interval:
+            if not self.link.call(fleet.beat(self.number, interval)):
+                self._unknown.set()
+                raise LinkError("the SuperLink does not know this node any longer")
+            self._beaten = time.monotonic()
+
+    @contextlib.contextmanager
+    def _working(self) -> Iterator[None]:
+        """Beat faster: whoever has a message is missed soon when it is gone."""
+        assert self.number is not None
+        self._busy.set()
+        try:
+            self.link.call(fleet.beat(self.number, self.settings.heartbeat))
+            yield
+        finally:
+            self._busy.clear()
+            self._beaten = 0.0
 
     def _join(self) -> None:
         """Be a node of the SuperLink again, or for the first time.
@@ -118,15 +146,15 @@ class Node:
                 except RefusedError as error:
                     if error.code != fleet.KEY_IN_USE:
                         raise
-            number = self.link.call(fleet.activate(identity.public_key, self.settings.heartbeat))
+            number = self.link.call(fleet.activate(identity.public_key, self.settings.idle_heartbeat))
             self.letters.keep_number(server, number)
-        self.number, self._known = number, True
+        self.number, self._known, self._beaten = number, True, time.monotonic()
         self._poll.restart()
         self._event("joined", node=number, server=server)
 
     def _still_known(self, number: int) -> bool:
         try:
-            return self.link.call(fleet.beat(number, self.settings.heartbeat))
+            return self.link.call(fleet.beat(number, self.settings.idle_heartbeat))
         except RefusedError:  # the number is somebody else's now
             return False
 
@@ -152,7 +180,8 @@ class Node:
                 self._event("dropped", message=announced.name, reason="answered before")
                 message = None
             else:
-                message = self._fetch(announced)
+                with self._working():
+                    message = self._fetch(announced)
             self.link.call(fleet.confirm(self.number, announced.run_id, announced.name))
         except RefusedError as error:
             if error.code != fleet.RUN_IS_OVER:
@@ -164,11 +193,12 @@ class Node:
 
     def _fetch(self, announced: fleet.Announced) -> Message | None:
         """The message, kept; where it is not what it should be, an error reply is kept instead."""
-        objects, size = dict[str, bytes](), 0
+        assert self.number is not None
+        objects, size, answer_bytes = dict[str, bytes](), 0, self.settings.max_bytes + SLACK_BYTES
         try:
             for name in announced.objects:
-                wait = Pace(0.2, 5.0)
-                while (content := self._pull_object(announced, name)) is None:
+                wait, call = Pace(0.2, 5.0), fleet.pull_object(self.number, announced.run_id, name)
+                while (content := self.link.call(call, answer_bytes)) is None:
                     if time.time() > announced.expires:
                         raise FederationError(f"object {name[:12]} did not come before the message expired")
                     time.sleep(wait.wait())
@@ -186,11 +216,6 @@ class Node:
             return None
         self.letters.keep_message(announced.name, objects, announced.expires)
         return message
-
-    def _pull_object(self, announced: fleet.Announced, name: str) -> bytes | None:
-        assert self.number is not None
-        call = fleet.pull_object(self.number, announced.run_id, name)
-        return self.link.call(call, self.settings.max_bytes + SLACK_BYTES)
 
     def _kept(self) -> Message | None:
         """The message that was being answered when this device last stopped."""
@@ -257,11 +282,11 @@ class Node:
         self.letters.drop_reply()
 
     def _beat(self, stop: threading.Event) -> None:
-        """Signs of life on a connection of their own: learning and long transfers must not silence them."""
+        """Signs of life on a connection of their own while there is work, however long that takes."""
         link = Link(self.link.server, self.link.identity, self.link.tls, self.link.timeout)
         while not stop.wait(0.8 * self.settings.heartbeat):
             number = self.number
-            if number is None:
+            if number is None or not self._busy.is_set():
                 continue
             try:
                 if not link.call(fleet.beat(number, self.settings.heartbeat)):

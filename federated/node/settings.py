@@ -15,8 +15,9 @@ class NodeSettings:
     """What a device is willing to do.
 
     Attributes:
-        heartbeat: seconds between signs of life. The SuperLink gives a node up after twice that, and a round then
-            ends without it; longer saves traffic.
+        heartbeat: seconds between signs of life while there is a message to work on. The SuperLink gives a node up
+            after twice that, and a round then ends without it. A node that only waits says so when it looks for a
+            message, see `idle_heartbeat`.
         poll: shortest and longest wait between two looks for a message, seconds. The shortest follows a message.
         away: longest wait between two attempts to reach a server that is away, seconds.
         gate: seconds between two looks at a closed gate.
@@ -31,14 +32,21 @@ class NodeSettings:
     max_bytes: int = 256 << 20
     message_types: frozenset[str] = frozenset({"train"})
 
+    @property
+    def idle_heartbeat(self) -> float:
+        """What an idle node promises: to be heard of again by its next look, spread and all."""
+        return min(max(self.heartbeat, 1.25 * self.poll[1]), fleet.LONGEST_HEARTBEAT)
+
     def __post_init__(self) -> None:
         if not fleet.SHORTEST_HEARTBEAT <= self.heartbeat <= fleet.LONGEST_HEARTBEAT:
             raise ConfigError(
                 f"heartbeat: {self.heartbeat:g} s; a SuperLink takes {fleet.SHORTEST_HEARTBEAT:g} to "
                 f"{fleet.LONGEST_HEARTBEAT:g}"
             )
-        if not 0 < self.poll[0] <= self.poll[1]:
-            raise ConfigError(f"poll: expected a shortest and a longest wait in seconds, found {self.poll}")
+        if not 0 < self.poll[0] <= self.poll[1] <= fleet.LONGEST_HEARTBEAT:
+            raise ConfigError(
+                f"poll: expected shortest and longest wait, at most {fleet.LONGEST_HEARTBEAT:g} s, found {self.poll}"
+            )
 
 
 def message_bytes(parameters: int) -> int:

@@ -290,6 +290,26 @@ class TestComingAndGoing:
         node._turn()
         assert node.number == NODE
 
+    def test_an_idle_node_promises_what_its_looks_keep_and_a_busy_one_is_missed_soon(self, server, make):
+        node = make(heartbeat=30.0)
+        assert node.settings.idle_heartbeat == 30.0
+        assert NodeSettings(heartbeat=30.0).idle_heartbeat == 75.0
+        node._turn()
+        node._turn()
+        assert "send-node-heartbeat" not in server.calls  # the activation said it
+        node._beaten -= 20.0
+        node._turn()
+        assert server.calls[-2:] == ["send-node-heartbeat", "pull-messages"]  # one connection for both
+        seen = []
+        node.answer = lambda found: seen.append(node._busy.is_set()) or Counting()(found)
+        server.post(message(records(THETA, round=1)))
+        node._turn()
+        assert seen == [True]
+        assert not node._busy.is_set()
+        before = len(server.calls)
+        node._turn()
+        assert server.calls[before:] == ["send-node-heartbeat", "pull-messages"]  # takes back the short promise
+
     def test_a_closed_gate_says_goodbye_and_stays_silent(self, server, make):
         closed = ["battery at 9 %, below 20 %"]
         node = make(gates=[lambda: None, lambda: closed[0] if closed else None])
@@ -318,7 +338,8 @@ class TestComingAndGoing:
 
 
 @pytest.mark.parametrize(
-    "given", [{"heartbeat": 5.0}, {"heartbeat": 2000.0}, {"poll": (0.0, 1.0)}, {"poll": (2.0, 1.0)}]
+    "given",
+    [{"heartbeat": 5.0}, {"heartbeat": 2000.0}, {"poll": (0.0, 1.0)}, {"poll": (2.0, 1.0)}, {"poll": (1.0, 1e4)}],
 )
 def test_settings_a_superlink_would_refuse_are_refused(given):
     with pytest.raises(ConfigError, match=next(iter(given))):

@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from edgessl.bench.case import input_of
-from edgessl.bench.device.bundles import write
+from edgessl.bench.device.bundles import checkpoint
 from edgessl.bench.federated.cable import Cable
 from edgessl.bench.results import keep
 from edgessl.device import Bundle
 from edgessl.machine import machine, versions
+from export import export_bundle
 from export.parity import random_fields
 from federated import FederationResult
 from federated.deployment import certificates
@@ -34,7 +34,8 @@ from federated.deployment.superlink import Operator, Server, running
 from federated.node import Identity
 
 SAMPLES, MEMORY_BYTES = 256, 1 << 20
-LOCAL_STEPS = 8  # few: these are fresh weights on meaningless samples, and must not collapse before the end
+LOCAL_STEPS, BATCH = 16, 32
+RATE = 1e-4  # small: fresh weights on meaningless samples must not collapse before the end
 DAY = 86_400
 _LIMIT = 600.0  # seconds for each phase
 
@@ -51,14 +52,16 @@ def run(
 ) -> dict[str, Any]:
     """Measure both nodes; takes `seconds` of silence and then the rounds.
 
-    The lean node polls at its slowest default pace (every 60 s, a heartbeat every 30 s), and once more with a heartbeat
-    every 5 minutes; the SuperNode has no such setting (3 s, 30 s).
+    The lean node looks for messages at its slowest default pace (every 60 s), and once more every 5 minutes; the
+    SuperNode has no such setting (3 s).
     """
     settings = {"seconds": seconds, "rounds": rounds, "encoder": encoder}
     with TemporaryDirectory() as name:
         folder = Path(name)
-        bundle = write(folder, "full", encoder)
-        np.save(folder / "stream.npy", random_fields(input_of(encoder), SAMPLES, 0))
+        made, bundle = checkpoint(encoder), folder / "full.edgessl"
+        fields = random_fields(made.input, SAMPLES, 0)
+        export_bundle(made, bundle, calibration=fields[:64], batch_size=BATCH, hyper={"lr": RATE})
+        np.save(folder / "stream.npy", fields)
         rows = _measure(folder, bundle, seconds, rounds, progress)
     result = {
         "bench": "federated_node",
@@ -80,7 +83,7 @@ def _measure(
     certificates.issue_server(folder / "tls", [])
     idle: dict[str, Start] = {
         "lean": lean(folder, bundle, "lean", "--poll", "60", "60"),
-        "lean, heartbeat 300 s": lean(folder, bundle, "slow", "--poll", "60", "60", "--heartbeat", "300"),
+        "lean, poll 300 s": lean(folder, bundle, "slow", "--poll", "300", "300"),
         "SuperNode": supernode(folder, bundle),
     }
     at_work = {"lean": lean(folder, bundle, "lean", "--poll", "0.5", "5"), "SuperNode": idle["SuperNode"]}
@@ -88,7 +91,7 @@ def _measure(
         Identity.create(folder / key)
     with running(server), Operator(server) as operator:
         operator.register([folder / f"{key}.pub" for key in ("lean", "slow", "stock")])
-        rows = {name: {"node": name} for name in idle}
+        rows: dict[str, dict[str, Any]] = {name: {"node": name} for name in idle}
         with _nodes(folder, server, operator, idle) as (cables, programs):
             time.sleep(10.0)  # joined, and done with what a start costs
             before = {name: (cable.up, cable.down) for name, cable in cables.items()}
@@ -109,8 +112,8 @@ def _rounds(
     folder: Path, server: Server, operator: Operator, name: str, start: Start, bundle: Path, rounds: int
 ) -> dict[str, Any]:
     """Memory at its peak and seconds of the rounds of a federation of one."""
-    config = {"bundle": str(bundle), "save-to": str(folder / f"{name}.safetensors"), "rounds": rounds}
-    config |= {"min-nodes": 1, "local-steps": LOCAL_STEPS}
+    config: dict[str, object] = {"bundle": str(bundle), "save-to": str(folder / f"{name}.safetensors")}
+    config |= {"rounds": rounds, "min-nodes": 1, "local-steps": LOCAL_STEPS}
     peak = {"rss": 0, "pss": 0}
     over = threading.Event()
     with _nodes(folder, server, operator, {name: start}) as (_, programs):
@@ -164,8 +167,8 @@ def lean(folder: Path, bundle: Path, key: str, *options: str) -> Start:
 
     def start(programs: Programs, name: str, port: int) -> None:
         where = ("--server", f"127.0.0.1:{port}", "--ca", str(folder / "tls" / "ca.crt"), "--key", str(folder / key))
-        own = ("--state", str(folder / f"state-{key}"), "--stream", str(folder / "stream.npy"))
-        own += ("--memory", str(MEMORY_BYTES), "--local-steps", str(LOCAL_STEPS))
+        own = ["--state", str(folder / f"state-{key}"), "--stream", str(folder / "stream.npy")]
+        own += ["--memory", str(MEMORY_BYTES), "--local-steps", str(LOCAL_STEPS)]
         programs.start(name, sys.executable, "-m", "edgessl", "federate", "join", str(bundle), *where, *own, *options)
 
     return start
