@@ -7,12 +7,13 @@ import pytest
 from click.testing import CliRunner
 
 from edgessl.cli import cli
-from edgessl.device import Bundle, Learner
-from edgessl.errors import FederationError
+from edgessl.device import Bundle, Learner, SessionProfile
+from edgessl.errors import BundleError, FederationError
 from federated import FederationResult, RoundSettings, federate_in_process, make_server_app, run_local
 from federated.checkpoint import ServerStore
 from federated.message import version_of
 from federated.release import release
+from federated.strategies.ldawa import cosine
 
 
 @pytest.fixture
@@ -56,7 +57,43 @@ def test_weights_that_do_not_fit_are_refused(bundle, result, tmp_path, spoil):
     huge = FederationResult(np.full_like(result.theta, 3e38), [], 0.0)
     with pytest.raises(FederationError, match="NaN or infinity; nothing was written"):
         release(bundle, huge, tmp_path / "new.edgessl")
+    with pytest.raises(BundleError, match="export it with calibration and --requantize"):
+        release(bundle, result, tmp_path / "new.edgessl", samples=np.zeros((20, 1, 4, 4), np.float32))
     assert not (tmp_path / "new.edgessl").exists()
+
+
+@pytest.mark.slow
+def test_the_int8_encoder_is_made_anew(tmp_path):
+    from edgessl.checkpoint import Checkpoint
+    from edgessl.device import FrozenEncoderRunner, InputSpec
+    from edgessl.device.requantize.encoder import FollowingEncoder
+    from edgessl.recipe import build_step, parse_recipe
+    from export import export_bundle
+    from export.quantize.members import Quantization
+
+    spec = InputSpec("image", (1, 8, 8), (0.5,), (0.3,), "intensity 0..1")
+    recipe = parse_recipe({"encoder": {"name": "ds_cnn_s"}, "objective": {"name": "byol"}, "optimizer": "sgd"})
+    state = build_step(recipe, spec).initial_state()
+    x = np.random.default_rng(0).random((96, 1, 8, 8), np.float32)
+    old = export_bundle(
+        Checkpoint(recipe, spec, 0, state, np.zeros((0, 1)), ("step",)),
+        tmp_path / "old.edgessl",
+        calibration=x,
+        batch_size=8,
+        quantization=Quantization(requantize=True),
+    )
+    noise = np.random.default_rng(1).normal(scale=0.05, size=old.manifest.theta_size)
+    mask = np.concatenate([np.full(e.size, e.kind == "weight") for e in old.manifest.parameters])
+    theta = (old.state()["theta"] + noise * mask).astype(np.float32)
+    new = release(old, FederationResult(theta, [], 0.0), tmp_path / "new.edgessl", samples=x)
+    assert set(new.manifest.graphs) == set(old.manifest.graphs)
+    runners = [FrozenEncoderRunner(b) for b in (old, new)]
+    expected = new.runners(SessionProfile())[0].embed(theta, x[:8])
+    before, after = (np.mean([cosine(*rows) for rows in zip(r.embed(x[:8]), expected, strict=True)]) for r in runners)
+    assert after > 0.98
+    assert after > before
+    assert new.manifest.parity["encoder_int8"]["cosine_mean"] > 0.98
+    assert FollowingEncoder(new).follow(theta, x).accepted  # and again on the device
 
 
 def run(*arguments):
