@@ -5,6 +5,7 @@ EDGESSL_FLWR_PYTHON names the interpreter of an environment with another flwr: t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -25,7 +26,10 @@ from flwr.supercore.inflatable import inflatable_object, inflatable_utils
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from flwr.superlink.routers.fleet import node_auth
 from flwr.superlink.routers.fleet.router import router as fleet_router
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from edgessl.errors import FederationError
 from federated import compat
 from federated.compat import control, fleet
 from federated.deployment.proxy import CALLS
@@ -93,6 +97,46 @@ def test_a_message_is_put_together_as_flower_does_it():
     np.testing.assert_array_equal(found.content["arrays"]["theta"].numpy(), THETA)
     assert found.metadata.message_id == outgoing.object_id
     assert len(objects) <= fleet.MAX_OBJECTS
+
+
+KINDS = ["Message", "RecordDict", "ArrayRecord", "Array", "ArrayChunk", "ConfigRecord", "MetricRecord", "Nonsense", ""]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(KINDS), st.lists(st.integers(0, 6), max_size=3), st.binary(max_size=60)), max_size=6
+    )
+)
+def test_whatever_a_server_sends_is_a_message_or_an_error_that_says_so(parts):
+    """Objects of any kind with any children and body, correctly named."""
+    names, objects = list[str](), dict[str, bytes]()
+    for kind, children, body in parts:
+        ids = ",".join(names[i % len(names)] for i in children) if names else ""
+        content = f"{kind} {ids} {len(body)}".encode() + b"\0" + body
+        names.append(inflatable_object.get_object_id(content))
+        objects[names[-1]] = content
+    with contextlib.suppress(FederationError):
+        assert isinstance(fleet.assemble(names[-1] if names else "", objects, 1 << 20), Message)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_a_changed_message_is_a_message_or_an_error_that_says_so(data):
+    """A real one with bytes of its inner objects changed, every name above put right."""
+    outgoing = message(records(THETA, round=3))
+    renamed, objects = dict[bytes, bytes](), dict[str, bytes]()
+    for name, part in inflatable_object.get_all_nested_objects(outgoing).items():  # children first
+        content = part.deflate()
+        for old, new in renamed.items():
+            content = content.replace(old, new)
+        if data.draw(st.booleans()):
+            at = data.draw(st.integers(0, len(content) - 1))
+            content = content[:at] + data.draw(st.binary(max_size=4)) + content[at + 1 :]
+        own = inflatable_object.get_object_id(content)
+        renamed[name.encode()], objects[own] = own.encode(), content
+    with contextlib.suppress(FederationError):
+        assert fleet.assemble(own, objects, 1 << 20).has_content()
 
 
 @pytest.mark.parametrize("fails", [False, True], ids=["content", "error"])
