@@ -22,7 +22,7 @@ from federated.codecs.link import WHOLE, DeviceLink, linked
 from federated.lineage import BRANCH, FEDERATION, check_layout
 from federated.message import CODEC, CONFIG, EXAMPLES, REFERENCE, VERSION, Update, config_of, pack, unpack, version_of
 from federated.privacy.budget import GaussianPrivacy
-from federated.privacy.local import LocalPrivacy
+from federated.privacy.local import protected
 from federated.privacy.secure.protocol import MASKED, SECURE, STAGE, secure_config
 from federated.rules import Memory, parse_rule
 
@@ -86,7 +86,10 @@ def train_round(
     if sealer is not None and secure_config(message.content)[STAGE] != MASKED:
         return Message(sealer.answer(message.content), reply_to=message)
     manifest, digest = learner.bundle.manifest, learner.bundle.digest
-    with linked(config_of(message.content), CODEC, learner.directory, digest) as link:
+    with (
+        linked(config_of(message.content), CODEC, learner.directory, digest) as link,
+        protected(privacy, learner.directory, digest) as local,
+    ):
         known = _known(learner, link) if link else None
         update = unpack(message.content, bundle_digest=digest, size=manifest.theta_size, references=known)
         check_layout(update.config, manifest.parameters)
@@ -105,8 +108,8 @@ def train_round(
         memory.save(learner.directory)  # a device cut off in between has missed a round, which rules allow for
         numbers = {name.replace("_", "-"): value for name, value in report.metrics.items()}
         numbers |= {EXAMPLES: learner.metrics()["observed"], "steps": report.steps, "rejected": report.rejected}
-        if privacy is not None:
-            theta, numbers = _released(theta, update.theta, learner, privacy), {EXAMPLES: 1}
+        if local is not None:
+            theta, numbers = local.release(theta, update.theta), {EXAMPLES: 1}
         payload, config = None, dict[str, Any]()
         if link is not None:
             config[VERSION] = update.text(VERSION) or version_of(update.theta)
@@ -154,14 +157,6 @@ def _sealer(message: Message, vault: RecordDict | None, secure_only: bool) -> Se
     if secure_config(message.content).get(STAGE) == MASKED:
         sealer.begin(message.content)
     return sealer
-
-
-def _released(theta: Float, reference: Float, learner: Learner, privacy: GaussianPrivacy) -> Float:
-    local = LocalPrivacy(privacy, learner.directory / "privacy", learner.bundle.digest)
-    try:
-        return local.release(theta, reference)
-    finally:
-        local.close()
 
 
 def catch_up(learner: Learner, stream: npt.NDArray[np.float32]) -> int:

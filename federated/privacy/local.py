@@ -4,12 +4,17 @@ The device's own settings: no server can weaken them. Its budget is on its disk 
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 
 from edgessl.device.storage.state import StateStore
 from federated.privacy.budget import GaussianPrivacy, Ledger
 from federated.privacy.gaussian import Float, clip, noise
+
+FOLDER = "privacy"  # in the learner's directory
 
 
 class LocalPrivacy:
@@ -52,3 +57,20 @@ class LocalPrivacy:
     def close(self) -> None:
         """Let go of the directory; may be called again."""
         self._store.close()
+
+
+@contextmanager
+def protected(privacy: GaussianPrivacy | None, directory: Path, digest: str) -> Iterator[LocalPrivacy | None]:
+    """The mechanism in a learner's directory while a message is answered, if the device wants one.
+
+    FederationError, before anything is learned, when its budget is spent.
+    """
+    if privacy is None:
+        yield None
+        return
+    local = LocalPrivacy(privacy, directory / FOLDER, digest)
+    try:
+        local.ledger.check()
+        yield local
+    finally:
+        local.close()
