@@ -115,7 +115,8 @@ def table(result: Row) -> str:
         for row in result["rows"]:
             if row["data"] == data:
                 by_method.setdefault(row["method"], {})[row["seed"]] = row
-        for method, rows in by_method.items():
+        for method in (name for name in (*BESIDE, *METHODS) if name in by_method):
+            rows = by_method[method]
             whole = by_method.get("whole", {})
             off = [row["knn"] - whole[seed]["knn"] for seed, row in rows.items() if seed in whole]
             cells = [_spread([row["knn"] for row in rows.values()]), _spread(off, sign="+"), "–", "–", "–"]
