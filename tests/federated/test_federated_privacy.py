@@ -7,6 +7,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord
 
 from edgessl.errors import FederationError
+from federated import compat
 from federated.message import Update
 from federated.privacy.budget import GaussianPrivacy, Ledger
 from federated.privacy.central import CentralPrivacy
@@ -14,6 +15,9 @@ from federated.privacy.gaussian import clip, epsilon, noise
 from federated.privacy.local import LocalPrivacy
 from federated.privacy.options import central_privacy, from_options
 from federated.privacy.secure.server import SecureAggregation
+from federated.server import make_server_app
+from federated.settings import RoundSettings
+from federated.simulation import run_local
 from federated.strategies import FedAdam, FedBuff, StreamingFedAvg, median
 
 DIGEST = "0a" * 32
@@ -234,3 +238,26 @@ def test_privacy_from_options():
     for strategy in (FedBuff(), median()):
         with pytest.raises(FederationError, match="central privacy needs the mean of the replies"):
             central_privacy(strategy, {**options, "cohort": 3})
+
+
+def test_flowers_wrapper_runs_in_these_rounds_too_and_gives_the_same_mean(adding_client, digest):
+    from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping
+
+    steps = {0: (1.0, 10), 1: (-0.5, 10), 2: (20.0, 10)}
+    privacy = GaussianPrivacy(noise_multiplier=1.0, clipping_norm=1.0, delta=1e-5, max_epsilon=8.0)
+    released = []
+    for strategy in (
+        DifferentialPrivacyServerSideFixedClipping(StreamingFedAvg(), 0.0, 1.0, 3),
+        CentralPrivacy(StreamingFedAvg(), privacy, cohort=3, rng=Still()),
+    ):
+        server = make_server_app(
+            np.zeros(4, np.float32),
+            digest,
+            RoundSettings(1, min_nodes=3),
+            strategy=strategy,
+            on_round=lambda record, theta: released.append(theta),
+        )
+        with compat.quiet():
+            run_local(server, adding_client(steps, 4), 3)
+    np.testing.assert_allclose(released[0], released[1], atol=1e-6)
+    np.testing.assert_allclose(released[1], (0.5 - 0.5 + 0.5) / 3, atol=1e-6)  # each cut to length 1: 4 x 0.5
