@@ -9,13 +9,12 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgessl.device.bundle.specs import InputSpec, LatentSpec
-from edgessl.device.runtime import SessionProfile
 from edgessl.encoders import Encoder
 from export.quantize import quantize_encoder
+from export.quantize.floating import run_in_batches
 
 Array = np.ndarray[Any, np.dtype[Any]]
 LATENT = "latent"
-BATCH = 32
 
 
 def quantize_backbone(backbone: Encoder, cut: str, calibration: Array) -> tuple[onnx.ModelProto, LatentSpec]:
@@ -57,13 +56,6 @@ def put_on_grid(graph: onnx.GraphProto, output: str, scale: np.float32, zero_poi
     graph.initializer.append(helper.make_tensor(names[1], TensorProto.UINT8, (), [zero_point]))
     graph.node.append(helper.make_node("QuantizeLinear", [inner, *names[:2]], [names[2]]))
     graph.node.append(helper.make_node("DequantizeLinear", [names[2], *names[:2]], [output]))
-
-
-def run_in_batches(model: onnx.ModelProto, samples: Array) -> Array:
-    """What a graph of one input `x` and one output gives for `samples`, `BATCH` at a time."""
-    session = SessionProfile().session(model.SerializeToString(), "exported graph")
-    parts = [session.run(None, {"x": samples[i : i + BATCH]})[0] for i in range(0, len(samples), BATCH)]
-    return np.concatenate(parts)
 
 
 def _range(values: Array) -> tuple[float, float]:

@@ -213,6 +213,12 @@ def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
     return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
 
 
+def run_in_batches(model: onnx.ModelProto, samples: Array, batch: int = 32) -> Array:
+    """What a graph of one input `x` and one output gives for `samples`, `batch` at a time."""
+    session = SessionProfile().session(model.SerializeToString(), "exported graph")
+    return np.concatenate([session.run(None, {"x": samples[i : i + batch]})[0] for i in range(0, len(samples), batch)])
+
+
 def run_graph(graph: FloatGraph, samples: Array, taps: tuple[str, ...] = (), batch: int = 32) -> Mapping[str, Array]:
     """What the graph gives for `samples`, and its `taps`, by name; `batch` samples at a time."""
     session = SessionProfile().session(graph.model(taps=taps).SerializeToString(), "float graph")

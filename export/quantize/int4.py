@@ -1,6 +1,7 @@
 """Weights in four bits, activations in float: for the smallest memories.
 
-Weights of a channel are taken in blocks, each with a float16 scale. Two forms:
+Weights of a channel are taken in blocks of 32, each with a float16 scale; channels with fewer weights (depthwise
+kernels, first layers) are few and sensitive, and take a byte each. Two forms:
 
     pack_weights     two weights to a byte, unpacked by standard operators of opset 20, so it may be in a bundle;
                      onnxruntime unpacks once, when it loads the graph: an eighth of the file, float speed and memory
@@ -14,6 +15,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from edgessl.device.requantize.arithmetic import quantize_weight, weight_limit, weight_scales
 from export.quantize.calibration import Array
 from export.quantize.floating import FloatGraph, drop_unused
 from export.quantize.layers import Layer, layers
@@ -61,11 +63,13 @@ def _pack(graph: FloatGraph, layer: Layer) -> None:
     weight, name = graph.constants[layer.weight], f"{layer.name}.int4"
     rows = weight if layer.axis == 0 else weight.T
     channels, width = len(rows), rows[0].size
-    block = min(BLOCK, width + width % 2)
-    padded = -(-width // block) * block
+    if width < BLOCK:
+        _store_bytes(graph, layer)
+        return
+    padded = -(-width // BLOCK) * BLOCK
     flat = np.zeros((channels, padded), np.float32)
     flat[:, :width] = rows.reshape(channels, width)
-    blocks = flat.reshape(channels, -1, block)
+    blocks = flat.reshape(channels, -1, BLOCK)
     scales = block_scales(blocks)
     nibbles = (levels(blocks, scales) + OFFSET).astype(np.uint8).reshape(-1, 2)
     shape = list(rows.shape)
@@ -105,6 +109,22 @@ def _pack(graph: FloatGraph, layer: Layer) -> None:
     ]
     if layer.axis == 1:
         nodes.append(node("Transpose", ("weight",), "turned", perm=[1, 0]))
+    place = graph.nodes.index(layer.node)
+    graph.nodes[place:place] = nodes
+    layer.node.input[1] = nodes[-1].output[0]
+
+
+def _store_bytes(graph: FloatGraph, layer: Layer) -> None:
+    """Int8 levels with a scale per channel, in operators that onnxruntime computes once."""
+    weight, name = graph.constants[layer.weight], f"{layer.name}.int8"
+    scales = weight_scales(weight, layer.axis, weight_limit(8))
+    shape = [-1 if axis == layer.axis else 1 for axis in range(weight.ndim)]
+    graph.constants[name] = quantize_weight(weight, scales, layer.axis, weight_limit(8))
+    graph.constants[f"{name}.scale"] = scales.reshape(shape)
+    nodes = [
+        helper.make_node("Cast", [name], [f"{name}.floats"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", [f"{name}.floats", f"{name}.scale"], [f"{name}.value"]),
+    ]
     place = graph.nodes.index(layer.node)
     graph.nodes[place:place] = nodes
     layer.node.input[1] = nodes[-1].output[0]

@@ -12,10 +12,10 @@ from edgessl.device.requantize.plan import PLAN_FILE, RANGES
 from edgessl.encoders import Encoder
 from edgessl.errors import ConfigError
 from edgessl.evaluate import embed
-from export.parity import agreement, int8_agreement
+from export.parity import agreement
 from export.quantize.calibration import Array
 from export.quantize.encoder import ORT_CPU, TENSORRT, quantize_graph, settings_for
-from export.quantize.floating import float_encoder, with_theta
+from export.quantize.floating import float_encoder, run_in_batches, with_theta
 from export.quantize.int4 import INT4, pack_weights
 from export.quantize.requantization import ranges_graph, requantization_plan
 from export.quantize.settings import Settings
@@ -100,7 +100,8 @@ def quantized_members(
             found = exact_results(model, held_out)
             made.parity[KEYS[target]] = agreement(found, embed(encoder, held_out), "TensorRT's int8 encoder")
         else:
-            made.parity[KEYS[target]] = int8_agreement(encoder, model, held_out)
+            what = "int4 encoder" if target == INT4 else "int8 encoder"
+            made.parity[KEYS[target]] = agreement(run_in_batches(model, held_out), embed(encoder, held_out), what)
     return Members(made.models, made.files, made.parity, activations)
 
 

@@ -16,6 +16,7 @@ from edgessl.pretrain import pretrain
 from edgessl.recipe import parse_recipe
 from export.parity import compare
 from export.quantize import FloatGraph, Settings, float_encoder, quantize_graph
+from export.quantize.floating import run_in_batches
 from export.quantize.int4 import pack_weights
 from export.quantize.members import exact_results
 from export.quantize.sensitivity import mixed_precision, weight_bytes
@@ -137,6 +138,4 @@ def _way(
     figures = {"weight_bits": settings.weight_bits, "bytes": len(model.SerializeToString())}
     if exact:
         return name, lambda x: exact_results(model, x), figures
-    from export.backbone import run_in_batches
-
     return name, lambda x: run_in_batches(model, x), figures

@@ -92,6 +92,8 @@ class FollowingEncoder:
             raise InputError("theta or samples hold NaN or infinity; nothing was requantized")
         _, low, high = self._float(theta, samples[0::2])
         expected, _, _ = self._float(theta, samples[1::2])
+        if not (np.isfinite(low).all() and np.isfinite(high).all()):
+            return Followed(False, "with these weights activations are not finite", np.nan, np.nan, np.nan)
         try:
             model = requantized(self._model, self._plan, theta, low, high)
             session = self._open(model)
@@ -133,7 +135,11 @@ def requantized(model: bytes, plan: Plan, theta: Float, low: Float, high: Float)
     """
     copy = bytearray(model)
     places = initializers(copy)
-    for name, value in constants(plan, theta, low, high).items():
+    try:
+        made = constants(plan, theta, low, high)
+    except ValueError as error:  # shapes that do not fit together
+        raise BundleError(f"{PLAN_FILE}: {error}") from None
+    for name, value in made.items():
         data = value.astype(value.dtype.newbyteorder("<")).tobytes()
         if name not in places or len(places[name]) != len(data):
             found = f"{len(places[name])} bytes" if name in places else "nothing"
