@@ -12,6 +12,7 @@ from edgessl.device.heads.softmax_regression import SoftmaxRegression
 from edgessl.device.learner import Learner
 from edgessl.device.loop import LearnReport
 from edgessl.device.noise import step_noise
+from edgessl.device.requantize.encoder import Followed, FollowingEncoder
 from edgessl.device.runtime import EncoderRunner, FrozenEncoderRunner, SessionProfile, StepRunner
 
 __all__ = [
@@ -21,6 +22,8 @@ __all__ = [
     "DriftingStream",
     "EncoderRunner",
     "FrozenEncoderRunner",
+    "Followed",
+    "FollowingEncoder",
     "GraphSpec",
     "InputSpec",
     "LearnReport",

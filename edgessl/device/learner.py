@@ -21,6 +21,7 @@ from edgessl.device.loop import LearningLoop, LearnReport
 from edgessl.device.memory.codec import Codec
 from edgessl.device.noise import probe_signs
 from edgessl.device.past import Keep, Past
+from edgessl.device.requantize.encoder import Followed, FollowingEncoder
 from edgessl.device.runners import Model, Weights
 from edgessl.device.runtime import SessionProfile
 from edgessl.device.samples import Percept, as_batch
@@ -262,6 +263,17 @@ class Learner:
             except StateError:
                 self._trainer.load(before)
                 raise InputError("adopt: theta gives NaN or infinite embeddings; refused") from None
+
+    def requantize(self, encoder: FollowingEncoder) -> Followed:
+        """Let the int8 `encoder` follow what was learned: new weights, and ranges of 64 remembered samples.
+
+        It is checked on half of them and stays what it was when it fails. Raises InputError while fewer than 16 samples
+        are remembered.
+        """
+        with self._learning:
+            draw = self._past.draw(self._loop.attempts)
+            samples = np.empty((0, *self.bundle.manifest.learned.shape), np.float32) if draw is None else draw.samples
+            return encoder.follow(self.slot(self.bundle.manifest.embed_slot), samples)
 
     def save(self, trial: bool = False) -> int:
         """Write everything to the state directory; returns the generation once it is safely on disk.

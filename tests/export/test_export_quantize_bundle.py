@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from edgessl.checkpoint import Checkpoint
-from edgessl.device import Bundle, EncoderRunner, FrozenEncoderRunner
+from edgessl.device import Bundle, EncoderRunner, FrozenEncoderRunner, Learner
 from edgessl.device.bundle.onnxwire import initializers
 from edgessl.device.requantize.encoder import FollowingEncoder, requantized
 from edgessl.device.requantize.plan import PLAN_FILE, Plan, Slice
@@ -72,6 +72,19 @@ def test_it_follows_what_was_learned(whole: Bundle, theta: np.ndarray, samples: 
     # back where it came from
     assert encoder.follow(theta, samples).accepted
     assert cosine(encoder.embed(samples), EncoderRunner(whole).embed(theta, samples)) > 0.99
+
+
+def test_a_learner_requantizes(whole: Bundle, samples: np.ndarray, tmp_path: Path) -> None:
+    encoder = FollowingEncoder(whole)
+    with Learner.open(whole, tmp_path) as learner:
+        with pytest.raises(InputError, match="0 to requantize with"):
+            learner.requantize(encoder)
+        learner.observe(samples)
+        learner.learn(max_steps=3)
+        before = encoder.model
+        assert learner.requantize(encoder).accepted
+        assert encoder.model != before
+        assert cosine(encoder.embed(samples), learner.embed(samples)) > 0.99
 
 
 def test_the_device_makes_what_the_workstation_would(graphs: Graphs, theta: np.ndarray, samples: np.ndarray) -> None:
