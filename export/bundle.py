@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -181,12 +182,20 @@ def export_bundle(
             "onnx": onnx.__version__,
             "onnxruntime": ort.__version__,
             "pretraining_steps": checkpoint.step,
-            "exported": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "exported": _now(),
         },
         latent=latent,
         strategy=Component(kept.name, kept.options) if kept else None,
     )
     return pack(path, manifest, members)
+
+
+def _now() -> str:
+    """The time in UTC; that of SOURCE_DATE_EPOCH where it is set, for the same bytes from the same input
+    (https://reproducible-builds.org/specs/source-date-epoch)."""
+    fixed = os.environ.get("SOURCE_DATE_EPOCH")
+    when = datetime.now(UTC) if fixed is None else datetime.fromtimestamp(int(fixed), UTC)
+    return when.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _protected(step: TrainStep, state: State, hyper: Mapping[str, float], inputs: Array) -> State:

@@ -49,6 +49,7 @@ CALIBRATION_SAMPLES = 512  # at most, evenly spaced over the data
 @click.option("--bits", type=click.IntRange(2, 8), default=7, show_default=True, help="Of int8 weights, on a CPU.")
 @click.option("--requantize", is_flag=True, help="Let the device make its int8 encoder anew from what it learned.")
 @click.option("--no-int8", is_flag=True, help="Leave the int8 encoder out.")
+@click.option("--portable", is_flag=True, help="A training step for TensorRT too, some per cent slower on the CPU.")
 @click.option("--cut", metavar="STAGE", help="Freeze the encoder up to STAGE; the device learns what lies behind it.")
 @click.option("--strategy", metavar="NAME", help="What the step does against forgetting, such as lwf, cassle or ewc.")
 @key_values("--strategy-option", "strategy_options", "An option of the strategy, such as form=contrastive.")
@@ -65,6 +66,7 @@ def export(
     bits: int,
     requantize: bool,
     no_int8: bool,
+    portable: bool,
     cut: str | None,
     strategy: str | None,
     strategy_options: dict[str, Any],
@@ -115,7 +117,7 @@ def export(
         part = None if strategy is None else Part(name=strategy, options=strategy_options)
         forms = tuple(targets) if targets else ("ort-cpu",)
         quantization = Quantization(Settings(method=method, weight_bits=bits), forms, requantize)
-        graphs = trace_graphs(device_step(loaded, strategy=part, cut=cut)[0], batch_size)
+        graphs = trace_graphs(device_step(loaded, strategy=part, cut=cut)[0], batch_size, portable=portable)
         stages.update("parity gate against torch" if no_int8 else "int8, parity gate against torch")
         out.parent.mkdir(parents=True, exist_ok=True)
         bundle = export_bundle(
@@ -159,6 +161,9 @@ def _show_parity(show: Console, parity: Mapping[str, Any]) -> None:
         if figures := parity.get(name):
             rows.append((what, f"{figures['cosine_mean']:.4f}", "cosine to float"))
             rows.append(("", f"{figures['neighbor_overlap']:.2f}", "share of nearest neighbours kept"))
+    if found := parity.get("tensorrt"):
+        legal = ", ".join(name for name, violations in found.items() if not violations)
+        rows.append(("legal in TensorRT", str(sum(not v for v in found.values())), legal or "none of the graphs"))
     for name in ("importance", "consolidate"):
         if name in parity:
             rows.append((f"{name} graph", f"{parity[name]:.1e}", "relative error"))

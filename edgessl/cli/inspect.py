@@ -28,16 +28,26 @@ _BLOCKS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
         "edgessl inspect runs/digits/digits.edgessl",
         "edgessl inspect runs/digits/checkpoint.safetensors",
         "edgessl inspect model.edgessl --json | jq .manifest.hyper",
+        "edgessl inspect model.edgessl --target tensorrt",
     )
 )
 @click.argument("path", metavar="BUNDLE|CHECKPOINT", type=click.Path(path_type=Path))
+@click.option(
+    "--target", type=click.Choice(["tensorrt"]), help="Say instead which graphs would run there, and why not."
+)
 @json_flag
-def inspect(path: Path, as_json: bool) -> None:
+def inspect(path: Path, target: str | None, as_json: bool) -> None:
     """Show what a bundle or a checkpoint holds.
 
     A bundle is verified, as a device does it, before it is shown: size and SHA-256 of every member, graphs
     that stand alone, a state without NaN. A checkpoint is read without executing anything. Needs no torch.
+
+    With --target tensorrt every graph that TensorRT may get is checked against its rules, without a GPU and
+    without TensorRT (needs onnx); the quantized forms made for ONNX Runtime's CPU are left out.
     """
+    if target is not None:
+        _show_target(path, as_json)
+        return
     if path.is_dir() or _is_zip(path):
         from edgessl.device import Bundle
 
@@ -53,6 +63,38 @@ def inspect(path: Path, as_json: bool) -> None:
             print_json({"kind": "checkpoint", "path": str(path), **checkpoint})
         else:
             _show_checkpoint(path, checkpoint)
+
+
+def _show_target(path: Path, as_json: bool) -> None:
+    from edgessl.device import Bundle
+    from edgessl.errors import MissingDependencyError
+
+    bundle = Bundle.open(path)
+    try:
+        from export.tensorrt.gate import bundle_verdicts
+    except ImportError as error:
+        text = f"--target tensorrt reads graphs with onnx: pip install edgessl[export] ({error})"
+        raise MissingDependencyError(text) from None
+    found = bundle_verdicts(bundle)
+    if as_json:
+        print_json(
+            {
+                "target": "tensorrt",
+                "legal": all(verdict.legal for verdict in found.values()),
+                "graphs": {key: verdict.legal for key, verdict in found.items()},
+                "violations": [{"graph": k, **v.to_json()} for k, verdict in found.items() for v in verdict.violations],
+            }
+        )
+        return
+    show = console()
+    for key, verdict in found.items():
+        profile = f"; needs a profile for {', '.join(verdict.dynamic_inputs)}" if verdict.dynamic_inputs else ""
+        if verdict.legal:
+            show.print(f"\N{CHECK MARK} {key}: legal in TensorRT{profile}", style="green", soft_wrap=True)
+        else:
+            show.print(f"\N{BALLOT X} {key}: {len(verdict.violations)} violations", style="red", soft_wrap=True)
+        for violation in verdict.violations:
+            show.print(f"    {plain(str(violation))}", soft_wrap=True, markup=False)
 
 
 def _is_zip(path: Path) -> bool:

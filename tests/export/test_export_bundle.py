@@ -45,7 +45,7 @@ def test_provenance_and_parity_are_recorded(bundle: Bundle, checkpoint: Checkpoi
     assert provenance["data"] == checkpoint.provenance["data"]
     assert provenance["edgessl"] == edgessl.__version__
     assert provenance["pretraining_steps"] == checkpoint.step == 12
-    assert set(parity) == {"train", "encoder", "encoder_int8"}
+    assert set(parity) == {"train", "encoder", "encoder_int8", "tensorrt"}
     assert set(parity["train"]["slots"]) == set(checkpoint.state)
     assert max(parity["train"]["slots"].values()) <= 1e-4
     assert parity["encoder"] <= 1e-4
@@ -131,7 +131,7 @@ def test_int8_may_be_left_out_and_the_name_is_the_files(checkpoint: Checkpoint, 
     made = export_bundle(checkpoint, tmp_path / "plain.edgessl", calibration=None, graphs=graphs)
     assert made.manifest.name == "plain"
     assert set(made.manifest.graphs) == {"train", "encoder"}
-    assert set(made.manifest.parity) == {"train", "encoder"}
+    assert set(made.manifest.parity) == {"train", "encoder", "tensorrt"}
     assert Bundle.open(tmp_path / "plain.edgessl").digest == made.digest
 
 

@@ -54,7 +54,7 @@ def test_the_manifest_says_what_was_cut(cut_bundle: Bundle, checkpoint: Checkpoi
     assert manifest.input == checkpoint.input
     assert manifest.learned == latent.spec
     assert set(manifest.graphs) == {"train", "encoder", "encoder_int8", "backbone"}
-    assert set(manifest.parity) == {"train", "encoder", "encoder_int8", "backbone", "embedding"}
+    assert set(manifest.parity) == {"train", "encoder", "encoder_int8", "backbone", "embedding", "tensorrt"}
     assert manifest.parity["backbone"]["cosine_mean"] > 0.95
     assert [view.name for view in manifest.views] == ["resized_crop", "latent_noise"]
     stages = {p.name.split(".")[2] for p in manifest.parameters if p.name.startswith("encoder.")}

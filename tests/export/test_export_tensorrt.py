@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from dataclasses import asdict, replace
+from hashlib import sha256
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,8 +17,16 @@ import pytest
 import tensorrt_cases as cases
 from onnx import helper
 
+from edgessl.device import Bundle
 from edgessl.device.bundle.operators import ALLOWED
+from edgessl.errors import BundleError, ConfigError, ExportError, InputError, MissingDependencyError
+from export.tensorrt.builder import EngineSettings, build_plan
+from export.tensorrt.doors import open_door, relative_errors
+from export.tensorrt.driver import Driver, DriverError
+from export.tensorrt.engine import EngineRecord, open_engine, sample_feeds
+from export.tensorrt.gate import gate
 from export.tensorrt.legality import RULES, check
+from export.tensorrt.library import Library, load_library, parse_version, refuse_refit
 from export.tensorrt.operators import CONSTANT_INPUTS, OPERATORS, OPSETS
 
 
@@ -101,3 +114,123 @@ def test_zero_points_of_any_shape() -> None:
     offsets = next(t for t in last.graph.initializer if t.name == "z")
     offsets.CopyFrom(onnx.numpy_helper.from_array(np.array([0, 0, 0, 1], np.int8), "z"))
     assert "zero-point" in {v.rule for v in check(last).violations}
+
+
+def test_the_gate_counts_and_refuses_what_was_promised() -> None:
+    norm, legal = cases.REFUSED["layer norm, three outputs"][0], cases.LEGAL["scatter"]
+    int8 = cases.qdq_conv(128, np.uint8, bias="int32")
+    models = {"train": norm, "encoder": legal, "encoder_int8": int8}
+    assert gate(models, {"encoder_trt"}) == {"train": 1, "encoder": 0}  # the CPU's form is not TensorRT's business
+    with pytest.raises(ExportError, match=r"train: made for TensorRT, which would refuse 1 thing(.|\n)*portable"):
+        gate(models, {"train"})
+    with pytest.raises(ExportError, match="encoder_trt"):
+        gate({"encoder_trt": int8}, {"encoder_trt"})
+
+
+def test_an_illegal_graph_is_not_given_to_the_builder() -> None:
+    library = Library("tensorrt", None, (11, 4, 0))
+    with pytest.raises(ExportError, match=r"1 things in this graph(.|\n)*constant-input"):
+        build_plan(library, cases.REFUSED["reduction over axes from an input"][0].SerializeToString())
+
+
+@pytest.mark.parametrize(("batch", "workspace"), [((0, 1, 2), 1), ((2, 1, 3), 1), ((1, 3, 2), 1), ((1, 1, 1), 0)])
+def test_impossible_settings(batch: tuple[int, int, int], workspace: int) -> None:
+    with pytest.raises(ConfigError, match="expected"):
+        EngineSettings(batch, workspace)
+
+
+def test_versions() -> None:
+    assert parse_version("11.4.0.106") == (11, 4, 0, 106)
+    assert parse_version("10.8.0b1+cu13") == (10, 8, 0, 1)
+    module = SimpleNamespace(NetworkDefinitionCreationFlag=SimpleNamespace(STRONGLY_TYPED=1))
+    assert Library("tensorrt", module, (10, 13)).network_flags() == 2
+    assert Library("tensorrt", module, (11, 0)).network_flags() == 0
+    with pytest.raises(ConfigError, match=r"11\.3\.1 can drop the bias"):
+        refuse_refit("tensorrt", (11, 3, 1))
+    for flavour, version in (("tensorrt", (11, 2, 9)), ("tensorrt", (11, 4)), ("tensorrt_rtx", (11, 3))):
+        refuse_refit(flavour, version)
+    with pytest.raises(ConfigError, match="can drop the bias"):
+        build_plan(Library("tensorrt", None, (11, 3, 0)), b"", EngineSettings(refit=("w",)))
+
+
+def test_a_tensorrt_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="10.7.0"))
+    with pytest.raises(ConfigError, match=r"10\.7\.0 is too old.*10\.8"):
+        load_library("tensorrt")
+    monkeypatch.setitem(sys.modules, "tensorrt", None)  # as if it were not installed
+    with pytest.raises(MissingDependencyError, match=r"pip install tensorrt.*driver 580.*nvidia-smi"):
+        load_library("tensorrt")
+
+
+def test_the_reference_door() -> None:
+    model = cases.LEGAL["einsum"]
+    x = np.arange(24, dtype=np.float32).reshape(4, 6)
+    with open_door("cpu", model.SerializeToString()) as door:
+        np.testing.assert_allclose(door.run({"x": x})["y"], x @ x.T)
+        door.resident({"x": x})()
+        with pytest.raises(InputError, match=r"missing \['x'\], unknown \['z'\]"):
+            door.run({"z": x})
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("cuda", r"CUDAExecutionProvider.*pip install onnxruntime-gpu.*driver \(580.*nvidia-smi"),
+        ("tensorrt", r"TensorrtExecutionProvider.*pip install onnxruntime-gpu\[cuda,cudnn\] tensorrt.*nvidia-smi"),
+        ("rtx", r"pip install onnxruntime-ep-nv-tensorrt-rtx-cu13, onnxruntime 1.24 or newer.*nvidia-smi"),
+    ],
+)
+def test_a_missing_door_says_what_it_takes(name: Any, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setitem(sys.modules, "onnxruntime_ep_nv_tensorrt_rtx", None)
+    with pytest.raises(MissingDependencyError, match=said):
+        open_door(name, cases.LEGAL["einsum"].SerializeToString())
+
+
+def test_doors_that_do_not_exist() -> None:
+    with pytest.raises(ConfigError, match="expected one of cpu, cuda"):
+        open_door("back", b"")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="give the library"):
+        open_door("engine", b"")
+
+
+def test_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("export.tensorrt.driver._LIBRARY", "libcuda-that-is-not-here.so")
+    with pytest.raises(DriverError, match=r"no NVIDIA driver.*580.*nvidia-smi"):
+        Driver()
+
+
+def test_errors_relative_to_the_reference() -> None:
+    expected = {"a": np.array([3.0, 4.0]), "b": np.zeros(2), "c": np.ones(1)}
+    found = {"a": np.array([3.0, 4.5]), "b": np.zeros(2), "c": np.array([np.nan])}
+    assert relative_errors(found, expected) == {"a": pytest.approx(0.1), "b": 0.0, "c": np.inf}
+    assert relative_errors({}, {"a": np.ones(2)}) == {"a": np.inf}
+
+
+def test_an_engine_is_bound_to_its_bundle_and_its_plan(tmp_path: Path) -> None:
+    bundle: Any = SimpleNamespace(digest="b" * 64)
+    path = tmp_path / "x.engine"
+    with pytest.raises(BundleError, match="not an engine with its record"):
+        open_engine(path, bundle)
+    path.write_bytes(b"plan")
+    record = EngineRecord("a" * 64, "encoder", "g", sha256(b"plan").hexdigest(), "tensorrt 11.4", "X", (8, 7), {}, {})
+    beside = tmp_path / "x.engine.json"
+    beside.write_text(json.dumps(asdict(record)))
+    with pytest.raises(BundleError, match="made of the bundle aaaaaaaaaaaaaaaa, this is bbbbbbbbbbbbbbbb"):
+        open_engine(path, bundle)
+    beside.write_text(json.dumps(asdict(replace(record, bundle=bundle.digest, plan="0" * 64))))
+    with pytest.raises(BundleError, match="not the one its record names"):
+        open_engine(path, bundle)
+    beside.write_text("[]")
+    with pytest.raises(BundleError, match="not an engine"):
+        open_engine(path, bundle)
+
+
+def test_feeds_for_any_graph_of_a_bundle(bundle: Bundle) -> None:
+    for key in bundle.manifest.graphs:
+        feeds = sample_feeds(bundle, key, 3, seed=1)
+        with open_door("cpu", bundle.read(bundle.manifest.graphs[key].file)) as door:
+            outputs = door.run(feeds)
+        assert all(np.isfinite(value).all() for value in outputs.values())
+    with pytest.raises(BundleError, match="graph 'none'"):
+        sample_feeds(bundle, "none", 3)
