@@ -178,6 +178,10 @@ def _provider_session(
         with contextlib.suppress(AttributeError):  # since 1.21: CUDA's libraries from NVIDIA's wheels
             ort.preload_dlls()
         options = {"use_tf32": "0", **options} if name == "cuda" else options
+    if name == "cuda" and options.get("enable_cuda_graph") == "1":
+        from export.tensorrt.narrow import narrow_concats  # needs onnx, the other doors do not
+
+        model = narrow_concats(model)
     try:
         session = ort.InferenceSession(
             model, _session_options(threads), providers=[(provider, options)], enable_fallback=0

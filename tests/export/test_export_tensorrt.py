@@ -27,6 +27,7 @@ from export.tensorrt.engine import EngineRecord, open_engine, sample_feeds
 from export.tensorrt.gate import gate
 from export.tensorrt.legality import RULES, check
 from export.tensorrt.library import Library, load_library, parse_version, refuse_refit
+from export.tensorrt.narrow import narrow_concats
 from export.tensorrt.operators import CONSTANT_INPUTS, OPERATORS, OPSETS
 
 
@@ -234,3 +235,14 @@ def test_feeds_for_any_graph_of_a_bundle(bundle: Bundle) -> None:
         assert all(np.isfinite(value).all() for value in outputs.values())
     with pytest.raises(BundleError, match="graph 'none'"):
         sample_feeds(bundle, "none", 3)
+
+
+@pytest.mark.parametrize("width", [1, 4, 5, 17, 40])
+def test_wide_concats_in_steps(width: int) -> None:
+    names = [f"x{i}" for i in range(width)]
+    wide = cases.single("Concat", names, [(name, 1, (2,)) for name in names], axis=0).SerializeToString()
+    narrow = narrow_concats(wide, 4)
+    assert max(len(node.input) for node in onnx.load_model_from_string(narrow).graph.node) <= 4
+    feeds = {name: np.array([i, -i], np.float32) for i, name in enumerate(names)}
+    with open_door("cpu", wide) as a, open_door("cpu", narrow) as b:
+        np.testing.assert_array_equal(a.run(feeds)["y"], b.run(feeds)["y"])
