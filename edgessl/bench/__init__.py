@@ -25,6 +25,7 @@ BENCHES: dict[str, str] = {
     "latent": "edgessl.bench.device.latent:run",
     "faults": "edgessl.bench.faults.run:run",
     "attacks": "edgessl.bench.faults.attacks:run",
+    "federated": "edgessl.bench.federated.run:run",
     "federated_compression": "edgessl.bench.federated.compression:run",
     "federated_order": "edgessl.bench.federated.order:run",
     "federated_continual": "edgessl.bench.federated.continual:run",
