@@ -15,10 +15,12 @@ from onnx import numpy_helper
 from edgessl.checkpoint import Checkpoint
 from edgessl.device import Bundle, EncoderRunner, FrozenEncoderRunner, Learner
 from edgessl.device.bundle.onnxwire import initializers
+from edgessl.device.bundle.specs import InputSpec
 from edgessl.device.requantize.encoder import FollowingEncoder, requantized
 from edgessl.device.requantize.plan import PLAN_FILE, Plan, Slice
 from edgessl.errors import BundleError, ConfigError, InputError
-from export import Graphs, export_bundle
+from edgessl.recipe import build_step, parse_recipe
+from export import Graphs, export_bundle, step_parity, trace_step
 from export.quantize import Quantization, Settings, quantize_graph, with_theta
 from export.quantize.requantization import requantization_plan
 from export.tensorrt.legality import check
@@ -200,3 +202,21 @@ def test_what_cannot_be_exported_is_refused(
         Quantization(targets=("npu",))
     with pytest.raises(ConfigError, match="add it to the targets"):
         Quantization(targets=("int4",), requantize=True)
+
+
+@pytest.mark.slow
+def test_a_step_that_rounds_is_exported_and_follows_torch() -> None:
+    spec = InputSpec("image", (1, 8, 8), (0.5,), (0.25,), "intensity 0..1")
+    recipe = parse_recipe(
+        {
+            "encoder": {"name": "ds_cnn_s", "options": {"norm": "batch"}},
+            "objective": {"name": "vicreg"},
+            "optimizer": "sgd",
+            "quantization": {"weight_bits": 4},
+        }
+    )
+    step = build_step(recipe, spec)
+    model = trace_step(step, (8, *spec.shape))
+    assert sum(node.op_type == "Round" for node in model.graph.node) >= 3 * 11  # weight, input and zero point of each
+    figures = step_parity(step, step.initial_state(), step.hyper, model, spec, 8)
+    assert figures["draws"][-1] <= 1
