@@ -41,6 +41,9 @@ _PROVIDERS = {
 }
 
 
+_registered: set[str] = set()  # plugins this process has loaded: onnxruntime takes each once
+
+
 class Door(Protocol):
     """A graph that can be run: by name in, by name out; a context manager that gives its resources back."""
 
@@ -210,15 +213,17 @@ def _plugin_session(model: bytes, options: dict[str, str]) -> tuple[ort.Inferenc
             f"door 'rtx': onnxruntime {ort.__version__} takes no plugins: pip install 'onnxruntime>=1.24'"
         )
     name = plugin.get_ep_name()
-    if not any(d.ep_name == name for d in ort.get_ep_devices()):
+    if name not in _registered:
         try:
             ort.register_execution_provider_library(name, plugin.get_library_path())
+            _registered.add(name)
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise MissingDependencyError(f"door 'rtx': {name} does not load: {error}. It takes {_DRIVER}") from None
     devices = [d for d in ort.get_ep_devices() if d.ep_name == name]
     if not devices:
         raise ConfigError(
-            f"door 'rtx': {name} finds no GPU it supports (compute capability 7.5, 8.x, 8.9 or 12.x) and {_DRIVER}"
+            f"door 'rtx': {name} finds no GPU it supports (compute capability 7.5, 8.x or 12.x; not Hopper's 9.0). It "
+            f"takes one, and {_DRIVER}"
         )
     settings = _session_options(1)
     settings.add_provider_for_devices(devices[:1], options)

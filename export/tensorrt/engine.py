@@ -23,7 +23,7 @@ import numpy as np
 from edgessl.device import Bundle
 from edgessl.device.noise import step_noise
 from edgessl.device.storage.files import write_atomically
-from edgessl.errors import BundleError, ExportError, InputError, ParityError
+from edgessl.errors import BundleError, ConfigError, ExportError, InputError, ParityError
 from export.tensorrt.builder import EngineSettings, build_plan
 from export.tensorrt.doors import check_feeds, open_door, relative_errors
 from export.tensorrt.driver import Driver
@@ -147,7 +147,8 @@ class EngineDoor:
             capability = ".".join(map(str, self._driver.compute_capability()))
             name = self._driver.name
             self._driver.close()
-            raise ExportError(f"{library.text} cannot load the plan on {name} (compute capability {capability})")
+            why = "; RTX takes 7.5, 8.x and 12.x" if library.flavour == "tensorrt_rtx" else "; build it on this GPU"
+            raise ConfigError(f"{library.text} cannot load the plan on {name} (compute capability {capability}{why})")
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         is_input = {n: self._engine.get_tensor_mode(n) == self._api.TensorIOMode.INPUT for n in names}
         self._inputs, self._outputs = {n for n in names if is_input[n]}, [n for n in names if not is_input[n]]
