@@ -14,6 +14,7 @@ from flwr.app import Error, Message
 from edgessl.errors import EdgeSSLError, FederationError, StateError
 from federated.compat import CLIENT_RAISED, fleet
 from federated.node.gates import Gate
+from federated.node.heartbeat import Heartbeat
 from federated.node.letters import Letters
 from federated.node.link import Link, LinkError, RefusedError
 from federated.node.pace import Pace
@@ -48,15 +49,14 @@ class Node:
         self.tell = on_event or (lambda event: None)
         self.number: int | None = None  # of this node at the SuperLink, while it is active there
         self._known = False  # whether the SuperLink has ever taken us
-        self._unknown = threading.Event()  # the SuperLink does not know us any longer
-        self._busy = threading.Event()  # a message is here: the heartbeat must not stop while it is worked on
+        self._heart = Heartbeat(link, self.settings.heartbeat)
         self._beaten = 0.0  # when the SuperLink last heard that this node waits for messages
         self._poll = Pace(*self.settings.poll)
         self._away = Pace(min(1.0, self.settings.away), self.settings.away)
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set. RefusedError when the SuperLink refuses this device's key at the first contact."""
-        beats = threading.Thread(target=self._beat, args=(stop,), name="heartbeat", daemon=True)
+        beats = threading.Thread(target=self._heart.run, args=(stop,), name="heartbeat", daemon=True)
         beats.start()
         for problem in self.letters.problems:
             self._event("damaged", reason=problem)
@@ -89,12 +89,12 @@ class Node:
         return wait
 
     def _exchange(self) -> float:
-        if self._unknown.is_set():
-            self.number = None
-            self._unknown.clear()
-        if self.number is None:
-            self._join()
-        self._wait_here()
+        try:
+            self._be_there()
+        except LinkError:
+            if (message := self._kept()) is not None:  # learning needs no link
+                self._answer(message)
+            raise
         if self.letters.reply() is not None:
             with self._working():
                 self._deliver()
@@ -108,12 +108,20 @@ class Node:
         self._poll.restart()
         return self._poll.wait()
 
+    def _be_there(self) -> None:
+        if self._heart.unknown.is_set():
+            self.number = None
+            self._heart.unknown.clear()
+        if self.number is None:
+            self._join()
+        self._wait_here()
+
     def _wait_here(self) -> None:
         """Say at times that this node waits for messages, on the connection that asks for one."""
         interval = self.settings.idle_heartbeat
         if self.number is not None and time.monotonic() - self._beaten > 0.4 * interval:
             if not self.link.call(fleet.beat(self.number, interval)):
-                self._unknown.set()
+                self._heart.unknown.set()
                 raise LinkError("the SuperLink does not know this node any longer")
             self._beaten = time.monotonic()
 
@@ -121,13 +129,12 @@ class Node:
     def _working(self) -> Iterator[None]:
         """Beat faster: whoever has a message is missed soon when it is gone."""
         assert self.number is not None
-        self._busy.set()
+        self._heart.work_for = self.number
         try:
             self.link.call(fleet.beat(self.number, self.settings.heartbeat))
             yield
         finally:
-            self._busy.clear()
-            self._beaten = 0.0
+            self._heart.work_for, self._beaten = None, 0.0
 
     def _join(self) -> None:
         """Be a node of the SuperLink again, or for the first time.
@@ -249,8 +256,8 @@ class Node:
             if message.metadata.message_type not in self.settings.message_types:
                 allowed = ", ".join(sorted(self.settings.message_types))
                 raise FederationError(f"{message.metadata.message_type!r} messages are not answered here: {allowed}")
-            if message.metadata.dst_node_id != self.number:
-                raise FederationError(f"a message for node {message.metadata.dst_node_id}, this is {self.number}")
+            if message.metadata.dst_node_id != (own := self.number or self.letters.number(self.link.server)):
+                raise FederationError(f"a message for node {message.metadata.dst_node_id}, this is {own}")
             return self.answer(message)
         except EdgeSSLError as error:
             reason = f"{type(error).__name__}: {error}"
@@ -280,20 +287,6 @@ class Node:
         else:
             self._event("delivered", message=reply.reply_to, bytes=sum(map(len, reply.objects.values())))
         self.letters.drop_reply()
-
-    def _beat(self, stop: threading.Event) -> None:
-        """Signs of life on a connection of their own while there is work, however long that takes."""
-        link = Link(self.link.server, self.link.identity, self.link.tls, self.link.timeout)
-        while not stop.wait(0.8 * self.settings.heartbeat):
-            number = self.number
-            if number is None or not self._busy.is_set():
-                continue
-            try:
-                if not link.call(fleet.beat(number, self.settings.heartbeat)):
-                    self._unknown.set()
-            except FederationError as error:
-                _log.info("heartbeat: %s", error)
-        link.close()
 
     def _event(self, event: str, **about: Any) -> None:
         _log.info("%s %s", event, about)

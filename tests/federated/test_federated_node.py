@@ -17,6 +17,7 @@ from federated import message as wire
 from federated.client import train_round
 from federated.compat import fleet
 from federated.node import Letters, Node, NodeSettings, RefusedError, message_bytes
+from federated.node.heartbeat import Heartbeat
 from federated.node.pace import Pace
 
 THETA = np.arange(6, dtype=np.float32)
@@ -180,6 +181,19 @@ class TestPowerCuts:
         assert answer.asked == 1
         assert server.replies[0].metadata.reply_to_message_id == name
 
+    def test_a_message_that_is_here_is_answered_while_the_link_is_cut(self, server, make):
+        node = make(answer := Counting())
+        server.post(message(records(THETA, round=1)))
+        server.lose_after = "confirm-message-received"
+        node._turn()
+        restarted = make(answer)  # not even a join is needed
+        restarted._turn()
+        restarted._turn()
+        assert (answer.asked, server.replies) == (1, [])
+        server.away = False
+        restarted._turn()
+        assert len(server.replies) == 1
+
     def test_a_message_nobody_waits_for_any_longer_is_dropped(self, server, make, tmp_path):
         node = make(answer := Counting())
         server.post(message(records(THETA, round=1), ttl=50.0, age=100.0))
@@ -272,7 +286,7 @@ class TestComingAndGoing:
         node = make()
         node._turn()
         server.unknown = True
-        node._unknown.set()  # as the heartbeat does
+        node._heart.unknown.set()  # as the heartbeat does
         server.refuse["activate-node"] = RefusedError("unknown key", 412, 2004)
         node._turn()
         assert told(node, "refused")
@@ -301,14 +315,27 @@ class TestComingAndGoing:
         node._turn()
         assert server.calls[-2:] == ["send-node-heartbeat", "pull-messages"]  # one connection for both
         seen = []
-        node.answer = lambda found: seen.append(node._busy.is_set()) or Counting()(found)
+        node.answer = lambda found: seen.append(node._heart.work_for) or Counting()(found)
         server.post(message(records(THETA, round=1)))
         node._turn()
-        assert seen == [True]
-        assert not node._busy.is_set()
+        assert seen == [NODE]
+        assert node._heart.work_for is None
         before = len(server.calls)
         node._turn()
         assert server.calls[before:] == ["send-node-heartbeat", "pull-messages"]  # takes back the short promise
+
+    def test_the_heartbeat_beats_for_work_alone_and_says_when_nobody_knows_the_node(self, server, monkeypatch):
+        monkeypatch.setattr("federated.node.heartbeat.Link", lambda *_: server)
+        server.server, server.tls, server.timeout, server.identity = "test:1", object(), 1.0, Who()
+        heart, stop = Heartbeat(server, 0.02), threading.Event()
+        beating = threading.Thread(target=heart.run, args=(stop,))
+        beating.start()
+        assert not heart.unknown.wait(0.1)
+        assert server.calls == []
+        server.unknown, heart.work_for = True, NODE
+        assert heart.unknown.wait(10)
+        stop.set()
+        beating.join(10)
 
     def test_a_closed_gate_says_goodbye_and_stays_silent(self, server, make):
         closed = ["battery at 9 %, below 20 %"]
@@ -326,7 +353,7 @@ class TestComingAndGoing:
         assert node.number is None
 
     def test_stopping_says_goodbye(self, server, make, monkeypatch):
-        monkeypatch.setattr("federated.node.node.Link", lambda *_: server)
+        monkeypatch.setattr("federated.node.heartbeat.Link", lambda *_: server)
         node, stop = make(heartbeat=10.0), threading.Event()
         runner = threading.Thread(target=node.run, args=(stop,))
         runner.start()
