@@ -17,6 +17,7 @@ COMMANDS = {
     "run": "edgessl.cli.federate_run:run",
     "join": "edgessl.cli.federate_join:join",
     "log": "edgessl.cli.federate_lineage:log",
+    "dashboard": "edgessl.cli.federate_dashboard:dashboard",
     "rollback": "edgessl.cli.federate_lineage:rollback",
     "release": "edgessl.cli.federate_release:release",
 }
