@@ -7,6 +7,7 @@ were made with. The figures returned here go into the bundle's manifest.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from edgessl.device.bundle.specs import InputSpec
 from edgessl.device.noise import step_noise
 from edgessl.device.runtime import SessionProfile
 from edgessl.encoders.base import Encoder
+from edgessl.encoders.fake_quant import rounds, without_rounding
 from edgessl.errors import ParityError
 from edgessl.evaluate import embed
 from edgessl.step import STRATEGY_LOSS, TrainStep, hyper_tensors
@@ -75,6 +77,9 @@ def step_parity(
     draw of inputs says nothing about the graph, so up to `DRAWS` fresh draws are tried: a wrong graph fails each.
     Every step has hyperparameters of its own (`vary`), so that one baked into the graph shows.
 
+    Where the step rounds (quantization-aware training), all is compared without the rounding itself, on both sides: see
+    `edgessl.encoders.fake_quant.without_rounding`.
+
     Returns:
         `slots` and `metrics`: the errors by name of the draw that passed; `draws`: the worst error of every draw, in
         units of its tolerance.
@@ -82,10 +87,12 @@ def step_parity(
     Raises:
         ParityError: no draw keeps every slot within `STEP_TOLERANCE` and every metric within `METRIC_TOLERANCE`.
     """
-    session = graph_session(model)
+    rounding = rounds(step.parts)
+    session = graph_session(_without_rounding(model) if rounding else model)
     worst: list[float] = []
     for draw in range(DRAWS):
-        slots, metrics = _step_errors(step, state, hyper, session, spec, batch_size, seed * DRAWS + draw)
+        with without_rounding() if rounding else nullcontext():
+            slots, metrics = _step_errors(step, state, hyper, session, spec, batch_size, seed * DRAWS + draw)
         excess = {name: error / STEP_TOLERANCE for name, error in slots.items()}
         excess |= {name: error / METRIC_TOLERANCE for name, error in metrics.items()}
         slot = max(excess, key=lambda name: excess[name] if np.isfinite(excess[name]) else np.inf)
@@ -97,6 +104,16 @@ def step_parity(
         f"torch after {STEPS} steps (worst errors {', '.join(f'{e:.1e}' for e in worst)} x tolerance, last in "
         f"{slot!r}). No bundle was written"
     )
+
+
+def _without_rounding(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which Round passes its input on."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for node in copy.graph.node:
+        if node.op_type == "Round":
+            node.op_type = "Identity"
+    return copy
 
 
 def _step_errors(

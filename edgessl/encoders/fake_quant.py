@@ -1,12 +1,16 @@
 """Quantization-aware training: layers that round in train mode as the integer encoder will, and pass gradients through.
 
 The rounding is a pure function of weights and batch (ranges are the batch's own), so it traces into the training step
-of a device as well. In evaluation mode the layers are plain ones: what is exported and quantized is their float encoder.
+of a device as well. In evaluation mode the layers are plain ones: what is exported and quantized is the float encoder.
 Jacob et al. 2018, https://arxiv.org/abs/1712.05877; straight-through gradients, Bengio et al. 2013,
 https://arxiv.org/abs/1308.3432
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +21,36 @@ from edgessl.errors import ConfigError
 
 TINY = 1e-8  # of a scale: a channel of zeros
 
+_rounding: ContextVar[bool] = ContextVar("rounding", default=True)
+
+
+@contextmanager
+def without_rounding() -> Iterator[None]:
+    """Within, nothing is rounded: everything else of quantization-aware training can be compared between runtimes.
+
+    A value within float error of the middle between two levels goes to one in one runtime and to the other in another,
+    and what follows differs by a level; no tolerance for float error fits that.
+    """
+    token = _rounding.set(False)
+    try:
+        yield
+    finally:
+        _rounding.reset(token)
+
+
+def round_level(x: Tensor) -> Tensor:
+    """`x` rounded to whole numbers, half to even."""
+    return torch.round(x) if _rounding.get() else x
+
 
 def round_through(x: Tensor) -> Tensor:
-    """`x` rounded to whole numbers, half to even; its gradient is that of `x`."""
-    return x + (torch.round(x) - x).detach()
+    """`round_level`, but with the gradient of `x`."""
+    return x + (round_level(x) - x).detach()
+
+
+def rounds(module: nn.Module) -> bool:
+    """Whether a part of `module` rounds in train mode."""
+    return any(isinstance(part, _Rounding) for part in module.modules())
 
 
 def fake_quantize_weight(weight: Tensor, bits: int) -> Tensor:
@@ -39,7 +69,7 @@ def fake_quantize_activation(x: Tensor, bits: int) -> Tensor:
     flat = x.detach().reshape(-1)
     low, high = flat.amin(0).clamp(max=0), flat.amax(0).clamp(min=0)
     scale = ((high - low) / ((1 << bits) - 1)).clamp(min=TINY)
-    zero = torch.round(-low / scale)
+    zero = round_level(-low / scale)
     return (round_through(x / scale + zero) - zero) * scale
 
 
