@@ -27,6 +27,7 @@ from edgessl.layout import ParameterLayout
 from edgessl.step import TrainStep, hyper_tensors
 from export.lowerings import Lowerings
 from export.passes import clean
+from export.pieces import in_pieces, piece_rows
 
 OPSET = 20
 IR_VERSION = 10
@@ -62,7 +63,8 @@ def trace_step(step: TrainStep, batch_shape: Sequence[int], lowerings: Lowerings
         )
         return (*following(given, new_state), *(metrics[name] for name in step.metrics))
 
-    return trace_function(flat_step, arguments, inputs, outputs, lowerings)
+    with in_pieces(step, piece_rows(step.parts.encoder, step.layout.size)):
+        return trace_function(flat_step, arguments, inputs, outputs, lowerings)
 
 
 def following(given: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> tuple[Tensor, ...]:

@@ -64,7 +64,13 @@ class Network:
 
 
 class Parts(nn.Module):
-    """Encoder and heads under their names; `forward(part, ...)` lets functional_call reach each, and their methods."""
+    """Encoder and heads under their names; `forward(part, ...)` lets functional_call reach each, and their methods.
+
+    `piece_rows`: the most rows that the encoder takes at a time, if any, for graphs whose activations then stay in the
+    processor's caches; only where no batch norm lets samples see each other.
+    """
+
+    piece_rows: int | None = None
 
     def __init__(self, encoder: Encoder, heads: Mapping[str, nn.Module]) -> None:
         super().__init__()
@@ -103,18 +109,22 @@ class Parts(nn.Module):
                     out: Tensor = functional_call(self, tensors, (part, *arguments))
                 return out.float() if out.dtype in (torch.bfloat16, torch.float16) else out
 
-            if chunk is not None and part.split(".")[0] == "encoder" and len(arguments[0]) > chunk:
-                return _in_chunks(run, chunk, arguments), {}
+            rows = chunk or self.piece_rows
+            if rows is not None and part.split(".")[0] == "encoder" and len(arguments[0]) > rows:
+                return _in_chunks(run, rows, arguments, recompute=chunk is not None), {}
             return run(*arguments), collect_batch_statistics(self)
 
         return Network(apply, theta)
 
 
-def _in_chunks(run: Callable[..., Tensor], chunk: int, arguments: tuple[Any, ...]) -> Tensor:
-    """`run` on `chunk` rows of the tensors in `arguments` at a time, keeping no activations for the backward pass."""
+def _in_chunks(run: Callable[..., Tensor], chunk: int, arguments: tuple[Any, ...], recompute: bool) -> Tensor:
+    """`run` on `chunk` rows of the tensors in `arguments` at a time; to `recompute` keeps no activations."""
     rows = len(arguments[0])
     pieces = []
     for start in range(0, rows, chunk):
         part = [a[start : start + chunk] if isinstance(a, Tensor) and a.shape[:1] == (rows,) else a for a in arguments]
-        pieces.append(checkpoint(run, *part, use_reentrant=False, preserve_rng_state=False))
+        if recompute:
+            pieces.append(checkpoint(run, *part, use_reentrant=False, preserve_rng_state=False))
+        else:
+            pieces.append(run(*part))
     return torch.cat(pieces)

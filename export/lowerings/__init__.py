@@ -8,6 +8,7 @@ its module and in `docs/step.md`. A family per file:
     weight_gradient   of dense convolutions, as GEMMs
     input_gradient    of dense convolutions
     norms             group norm and layer norm, two flavours
+    activations       GELU and its gradient
     splitting         theta and chunks as slices
 """
 

@@ -9,6 +9,7 @@ import torch
 from torch._decomp import core_aten_decompositions
 
 from edgessl.errors import ConfigError
+from export.lowerings.activations import gelu, gelu_backward
 from export.lowerings.convolution import ConvolutionLowering
 from export.lowerings.geometry import Choices
 from export.lowerings.norms import GroupNormLowering, LayerNormLowering, Standardisation
@@ -43,6 +44,8 @@ class Lowerings:
         group_norm, layer_norm = GroupNormLowering(standardise), LayerNormLowering(standardise)
         table[aten.convolution.default] = convolution.forward
         table[aten.convolution_backward.default] = convolution.backward
+        table[aten.gelu.default] = gelu
+        table[aten.gelu_backward.default] = gelu_backward
         table[aten.split_with_sizes.default] = split_with_sizes
         table[aten.native_group_norm.default] = group_norm.forward
         table[aten.native_group_norm_backward.default] = group_norm.backward

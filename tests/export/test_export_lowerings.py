@@ -14,6 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from edgessl.errors import ExportError
 from export.lowerings import Choices, Lowerings
+from export.lowerings.activations import gelu, gelu_backward
 from export.lowerings.convolution import FORMS, ConvolutionLowering, possible
 from export.lowerings.norms import GroupNormLowering, LayerNormLowering, Standardisation
 from export.lowerings.splitting import split_with_sizes
@@ -256,6 +257,15 @@ def test_group_norms_of_one_shape_must_agree_on_eps() -> None:
     lowering.forward(*arguments, 1e-5)
     with pytest.raises(ExportError, match="differ in eps"):
         lowering.forward(*arguments, 1e-3)
+
+
+def test_gelu() -> None:
+    x = torch.linspace(-9.0, 9.0, 301, dtype=torch.float64).requires_grad_()
+    y, grad = F.gelu(x), draw(301)
+    (wanted,) = torch.autograd.grad(y, x, grad)
+    torch.testing.assert_close(gelu(x.detach()), y.detach(), **CLOSE)
+    torch.testing.assert_close(gelu_backward(grad, x.detach()), wanted, **CLOSE)
+    assert gelu(x, approximate="tanh") is gelu_backward(grad, x, approximate="tanh") is NotImplemented
 
 
 @pytest.mark.parametrize("sizes", [[4], [1, 3], [2, 0, 2], [1, 1, 2]])
