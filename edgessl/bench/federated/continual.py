@@ -206,6 +206,7 @@ def _federate(
     from flwr.app import Context, Message
 
     from federated import RoundSettings, compat, make_server_app, run_local, train_round
+    from federated.message import ROUND, config_of
     from federated.rules import rule_config
 
     encoder, _ = model.runners(SessionProfile())
@@ -214,7 +215,7 @@ def _federate(
 
     def client(message: Message, context: Context) -> Message:
         i = int(context.node_config["partition-id"])
-        learners[i].observe(streams[i][int(message.content["config"]["server-round"]) - 1])
+        learners[i].observe(streams[i][config_of(message.content)[ROUND] - 1])
         return train_round(message, learners[i], steps)
 
     def on_round(record: Row, now: Array) -> None:

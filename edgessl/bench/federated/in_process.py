@@ -21,7 +21,19 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
 from federated import RoundSettings, compat, make_server_app, run_local
-from federated.message import ARRAYS, CONFIG, DIGEST, EXAMPLES, METRICS, ROUND, THETA, flat_array, flower_array
+from federated.message import (
+    ARRAYS,
+    CONFIG,
+    DIGEST,
+    EXAMPLES,
+    METRICS,
+    ROUND,
+    THETA,
+    config_of,
+    flat_array,
+    flower_array,
+    records,
+)
 
 _DIGEST = "ab" * 32
 _STEP = 2.0**-20  # exact in float32: the mean can be told to the last bit but one
@@ -45,9 +57,9 @@ def measure(clients: int, parameters: int) -> dict[str, Any]:
     theta = np.zeros(parameters, np.float32)
 
     def client(message: Message, context: Context) -> Message:
-        theta = flat_array(message.content[ARRAYS][THETA], parameters)
+        theta = flat_array(records(message.content, ArrayRecord)[ARRAYS][THETA], parameters)
         theta += np.float32(_STEP * int(context.node_config["partition-id"]))
-        config = ConfigRecord({DIGEST: _DIGEST, ROUND: message.content[CONFIG][ROUND]})
+        config = ConfigRecord({DIGEST: _DIGEST, ROUND: config_of(message.content)[ROUND]})
         metrics = MetricRecord({EXAMPLES: 1, "loss": 1.0})
         content = RecordDict({ARRAYS: ArrayRecord({THETA: flower_array(theta)}), CONFIG: config, METRICS: metrics})
         return Message(content, reply_to=message)
@@ -81,7 +93,7 @@ def measure(clients: int, parameters: int) -> dict[str, Any]:
 
 
 def _small(message: Message, context: Context) -> Message:
-    config = ConfigRecord({DIGEST: _DIGEST, ROUND: message.content[CONFIG][ROUND]})
+    config = ConfigRecord({DIGEST: _DIGEST, ROUND: config_of(message.content)[ROUND]})
     theta = flower_array(np.zeros(8, np.float32))
     content = RecordDict({ARRAYS: ArrayRecord({THETA: theta}), CONFIG: config, METRICS: MetricRecord({EXAMPLES: 1})})
     return Message(content, reply_to=message)

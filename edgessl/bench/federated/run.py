@@ -13,7 +13,7 @@ from edgessl.machine import machine, versions
 
 LEVELS = ("A", "C")
 COHORTS = ((10_000, 100_000), (1_000, 1_000_000))  # clients, parameters
-# one thread, and large buffers kept: glibc would hand each reply's pages back and take them again, a quarter of the time
+# large buffers are kept: glibc would hand the pages of each reply back and take them again, a quarter of the time
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
