@@ -30,11 +30,12 @@ from edgessl.step import State, TrainStep, hyper_tensors
 from export.backbone import quantize_backbone
 from export.consolidation import consolidation_parity, trace_consolidation
 from export.lowerings import Lowerings
+from export.opset import lower_opset
 from export.parity import agreement, encoder_parity, step_parity
 from export.quantize.floating import run_in_batches
 from export.quantize.members import Quantization, quantized_members
 from export.tensorrt.gate import gate
-from export.trace import IR_VERSION, OPSET, trace_encoder, trace_step
+from export.trace import trace_encoder, trace_step
 
 Array = np.ndarray[Any, np.dtype[Any]]
 HELD_OUT = 128  # calibration samples kept aside to judge the int8 encoder
@@ -73,9 +74,9 @@ def trace_graphs(step: TrainStep, batch_size: int, *, portable: bool = False) ->
     """
     encoder = step.parts.encoder
     lowerings = Lowerings("portable" if portable else "fast")
-    train = trace_step(step, (batch_size, *encoder.input_shape), lowerings)
-    frozen = trace_encoder(encoder, step.layout, step.embeds)
-    return Graphs(train, frozen, batch_size, trace_consolidation(step), portable)
+    train = lower_opset(trace_step(step, (batch_size, *encoder.input_shape), lowerings))
+    embeds = lower_opset(trace_encoder(encoder, step.layout, step.embeds))
+    return Graphs(train, embeds, batch_size, trace_consolidation(step), portable)
 
 
 def export_bundle(
@@ -173,8 +174,8 @@ def export_bundle(
         graphs=_graph_specs(
             step, slots, spec.shape, graphs.batch_size, tuple(models), quantized.activations if quantized else 0
         ),
-        opset=OPSET,
-        ir_version=IR_VERSION,
+        opset=max(o.version for model in models.values() for o in model.opset_import if o.domain == ""),
+        ir_version=max(model.ir_version for model in models.values()),
         parity=parity,
         provenance={
             **checkpoint.provenance,
