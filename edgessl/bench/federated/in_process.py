@@ -53,7 +53,7 @@ def main() -> None:
 
 def measure(clients: int, parameters: int) -> dict[str, Any]:
     """One round of all clients."""
-    records: list[dict[str, Any]] = []
+    history: list[dict[str, Any]] = []
     theta = np.zeros(parameters, np.float32)
 
     def client(message: Message, context: Context) -> Message:
@@ -67,7 +67,7 @@ def measure(clients: int, parameters: int) -> dict[str, Any]:
     def on_round(record: dict[str, Any], now: Any) -> None:
         nonlocal theta
         theta = now
-        records.append(record)
+        history.append(record)
 
     run_local(make_server_app(theta[:8], _DIGEST, RoundSettings(1)), _small, 2)  # what is loaded on first use
     server = make_server_app(theta, _DIGEST, RoundSettings(1), on_round=on_round)
@@ -76,7 +76,7 @@ def measure(clients: int, parameters: int) -> dict[str, Any]:
         grid = run_local(server, client, clients)
     seconds = time.perf_counter() - began
     wrong = float(np.abs(theta - np.float32(_STEP * (clients - 1) / 2)).max())
-    if records[0]["clients"] != clients or wrong > 1e-6:
+    if history[0]["clients"] != clients or wrong > 1e-6:
         raise ArithmeticError(f"{records[0]['clients']} of {clients} replies, the mean is off by {wrong:g}")
     return {
         "level": "A",

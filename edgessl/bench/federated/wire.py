@@ -37,6 +37,7 @@ def measure(clients: int, rounds: int, encoder: str, progress: Callable[[str], N
         certificates.create_authority(folder / "tls")
         certificates.issue_server(folder / "tls", [])
         names = [f"d{i}" for i in range(clients)]
+        (folder / "logs").mkdir()
         for i, key in enumerate(names):
             Identity.create(folder / key)
             np.save(folder / f"{key}.npy", random_fields(made.input, SAMPLES, i + 1))
