@@ -56,7 +56,7 @@ results: $(READY)  ## compare the objectives on the shared data, 3 seeds (an hou
 	for suite in $(SUITES); do $(BIN)/edgessl bench objectives --set suite=$$suite --set out=examples/results/objectives-$$suite.json --json > /dev/null || exit 1; done
 	$(BIN)/python -m edgessl.bench.objectives.page $(RESULTS) > docs/results.md
 
-STREAMS := split_fashion,split_digits,har_activity,hapt_activity,hapt_user,har_device,har_subject,cwru_load,fsdd_speaker,nmnist
+STREAMS := split_fashion,blurry_fashion,recurring_fashion,split_digits,split_cifar,har_activity,hapt_activity,hapt_user,har_device,har_subject,cwru_load,fsdd_speaker,nmnist,gas_month
 CONTENDERS := replay-reservoir,replay-minred,latent-replay,lump,ewc,cassle+replay,slow+replay,cla_e+replay
 
 continual: $(READY)  ## strategies against forgetting on the shared data, 3 seeds (an hour or two); docs/continual.md

@@ -80,9 +80,9 @@ def main() -> None:
 
 def _smooth(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Neighbouring numbers alike, from 0 to 1."""
-    x = (np.roll(x, 1, -1) + x + np.roll(x, -1, -1)) / 3
-    low, high = x.min(-1, keepdims=True), x.max(-1, keepdims=True)
-    return ((x - low) / (high - low)).astype(np.float32)
+    mean = (np.roll(x, 1, -1) + x + np.roll(x, -1, -1)) / 3
+    low, high = mean.min(-1, keepdims=True), mean.max(-1, keepdims=True)
+    return ((mean - low) / (high - low)).astype(np.float32)
 
 
 def _rss_mb() -> float:
