@@ -214,7 +214,7 @@ def words_array(array: Array, size: int) -> npt.NDArray[np.uint32]:
 def flower_array(values: npt.NDArray[Any]) -> Array:
     """The same as Array(values), for one dimension, copying the numbers once instead of three times."""
     header = _npy_header(values.dtype.str, len(values))
-    data = b"".join((header, memoryview(np.ascontiguousarray(values)).cast("B")))
+    data = b"".join((header, np.ascontiguousarray(values).data.cast("B")))
     return Array(str(values.dtype), values.shape, "numpy.ndarray", data)
 
 

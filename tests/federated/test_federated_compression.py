@@ -82,8 +82,8 @@ def test_lossless_rounds_are_whole_rounds(fleet):
 )
 def test_lossy_rounds_stay_near(fleet, bundle, names):
     start = bundle.state()["theta"]
-    _, theta, _ = fleet(name="whole", rounds=8)
-    records, lossy, _ = fleet(codec=names[0], downlink=names[1], rounds=8, name="lossy")
+    _, theta, _ = fleet(name="whole")
+    records, lossy, _ = fleet(codec=names[0], downlink=names[1], name="lossy")
     assert records[-1]["version"] == message.version_of(lossy)
     assert not any(record["failures"] for record in records)
     assert np.linalg.norm(lossy - theta) < (0.1 if "int8" in names else 1.0) * np.linalg.norm(theta - start)
