@@ -32,3 +32,16 @@ def test_a_small_cohort_in_a_process_of_its_own(tmp_path):
 def test_an_unknown_level_is_refused():
     with pytest.raises(ConfigError, match="unknown level 'D'; choose among A, C"):
         load_bench("federated")(levels="D")
+
+
+def test_the_clock_is_fitted_awake_and_judged_asleep():
+    """Real rounds made up by another virtual clock: what is fitted is what that one had."""
+    from edgessl.bench.federated.swarm import compare, virtual
+
+    sleeps = [2.0, 9.0, 4.0]
+    rows = [
+        {"parameters": 100, "round_seconds": virtual(100, times, 3, 0.4, 1.0)} for times in ([0.0, 0.0, 0.0], sleeps)
+    ]
+    found = compare(rows, sleeps, 3)
+    assert found["real_asleep_s"] > 9.0
+    assert abs(found["error_percent"]) < 7  # the server looks twice a second

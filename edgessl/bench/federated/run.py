@@ -28,6 +28,8 @@ def run(
     nodes: int = 20,
     rounds: int = 10,
     encoder: str = "cnn1d",
+    swarm: Sequence[int] = (1_000, 100),
+    clock: bool = True,
     *,
     out: str | None = None,
     progress: Callable[[str], None] = lambda line: None,
@@ -39,11 +41,13 @@ def run(
             keys, and a process per device. Level B, Flower's own engine on Ray, is not part of this bench.
         cohorts: (clients, parameters) of level A.
         nodes, rounds, encoder: of level C.
+        swarm: nodes registered, and how many of them are asked in a round, at level C in one process; () for none.
+        clock: check the virtual clock against `nodes` real nodes that sleep.
         out: a file for the result.
         progress: told in a line what was done.
 
     Returns:
-        {"bench", "date", "machine", "versions", "settings", "rows"}. A row: level, clients (asked in a round),
+        {"bench", "date", "machine", "versions", "settings", "rows"}, and "clock". A row: level, clients (of a round),
         registered, parameters, seconds (of a round; at level C the median), updates_per_second, bytes_up_per_update,
         bytes_down_per_update, server_peak_rss_mb, node_peak_rss_mb; at level C p50_s and p95_s as well.
 
@@ -73,4 +77,14 @@ def run(
 
         rows.append(measure(nodes, rounds, encoder, progress))
         keep(out, result)
+    if "C" in levels and (swarm or clock):
+        from edgessl.bench.federated import swarm as swarms
+
+        if swarm:
+            registered, asked = swarm
+            rows += swarms.measure(registered, asked, rounds, encoder, [], progress)
+            keep(out, result)
+        if clock:
+            result["clock"] = swarms.check_clock(nodes, rounds, encoder, progress)
+            keep(out, result)
     return result
