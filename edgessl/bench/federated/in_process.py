@@ -77,7 +77,7 @@ def measure(clients: int, parameters: int) -> dict[str, Any]:
     seconds = time.perf_counter() - began
     wrong = float(np.abs(theta - np.float32(_STEP * (clients - 1) / 2)).max())
     if history[0]["clients"] != clients or wrong > 1e-6:
-        raise ArithmeticError(f"{records[0]['clients']} of {clients} replies, the mean is off by {wrong:g}")
+        raise ArithmeticError(f"{history[0]['clients']} of {clients} replies, the mean is off by {wrong:g}")
     return {
         "level": "A",
         "clients": clients,

@@ -61,7 +61,7 @@ def sleeper(number: int, seconds: float) -> Answer:
 
     def answer(message: Message) -> Message:
         config = config_of(message.content)
-        size = int(message.content["arrays"]["theta"].shape[0])  # type: ignore[index,union-attr]
+        size = int(message.content["arrays"]["theta"].shape[0])  # type: ignore[union-attr]
         update = unpack(message.content, bundle_digest=config[DIGEST], size=size)
         first.append(message.metadata.run_id)
         if message.metadata.run_id != first[0]:
@@ -89,7 +89,11 @@ def measure(
         for key in keys:
             Identity.create(key)
         slow = registered > 50
-        told = {"server": server.address, "ca": str(folder / "tls" / "ca.crt"), "keys": [str(key) for key in keys]}
+        told: dict[str, Any] = {
+            "server": server.address,
+            "ca": str(folder / "tls" / "ca.crt"),
+            "keys": [str(key) for key in keys],
+        }
         told |= {
             "sleeps": sleeps or [0.0] * registered,
             "poll": [10, 20] if slow else [1, 1],
