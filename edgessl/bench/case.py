@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from edgessl.continual.device_step import latent_spec
 from edgessl.device.bundle.specs import InputSpec
 from edgessl.device.noise import step_noise
 from edgessl.device.storage import tensors
-from edgessl.encoders import ENCODERS, build_encoder
+from edgessl.encoders import ENCODERS, Encoder, build_encoder
+from edgessl.encoders.cut import cut_encoder
 from edgessl.errors import ConfigError, ExportError
 from edgessl.objectives import build_objective
 from edgessl.optim import build_optimizer
@@ -41,19 +43,30 @@ INPUTS = {
 def input_of(encoder: str) -> InputSpec:
     """The input the bench gives an encoder: 1x28x28, 3x32x32 for resnets and vit, 6x128 for signals, 64 token ids.
 
+    `NAME@STAGE` is the part behind a stage, as a device with latent replay trains it; its input are latents.
+
     Raises:
         ConfigError: no such encoder.
     """
-    if encoder not in ENCODERS:
-        raise ConfigError(f"unknown encoder {encoder!r}; known: {', '.join(ENCODERS)}")
-    return INPUTS.get(encoder, IMAGE)
+    name, _, cut = encoder.partition("@")
+    if name not in ENCODERS:
+        raise ConfigError(f"unknown encoder {name!r}; known: {', '.join(ENCODERS)}")
+    spec = INPUTS.get(name, IMAGE)
+    return latent_spec(_encoder(encoder).input_shape) if cut else spec
+
+
+def _encoder(name: str) -> Encoder:
+    whole, _, cut = name.partition("@")
+    spec = INPUTS.get(whole, IMAGE)
+    encoder = build_encoder(whole, spec.shape, mean=spec.mean, std=spec.std)
+    return cut_encoder(encoder, cut)[1] if cut else encoder
 
 
 def build_step(encoder: str, objective: str) -> TrainStep:
     """The training step under test: default options, default views, momentum SGD."""
     spec = input_of(encoder)
     return TrainStep(
-        build_encoder(encoder, spec.shape, mean=spec.mean, std=spec.std),
+        _encoder(encoder),
         build_objective(objective),
         build_optimizer("sgd"),
         default_views(spec.kind, spec.shape),

@@ -105,6 +105,18 @@ def test_the_torch_baseline_takes_the_same_steps_as_ours(objective: str, tmp_pat
     assert len(set(losses)) == 3
 
 
+def test_a_part_behind_a_stage_is_compared_with_the_whole() -> None:
+    from edgessl.bench.case import build_step, input_of
+    from edgessl.bench.step.run import _compare_with_whole
+
+    assert input_of("cnn1d@block2").shape == (64, 16)
+    assert build_step("cnn1d@block2", "vicreg").parts.encoder.stage_names == ("block3", "pool")
+    names = [("cnn1d", "torch", 10.0), ("cnn1d@block2", "torch", 4.0), ("cnn1d@block2", "onnxruntime", 1.0)]
+    rows = [{"encoder": e, "backend": b, "threads": 1, "median_ms": ms, "ratio_to_whole": None} for e, b, ms in names]
+    _compare_with_whole(rows)
+    assert [row["ratio_to_whole"] for row in rows] == [None, 0.4, None]
+
+
 def test_a_backend_that_computes_something_else_is_refused(toy: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(toy, tmp_path / "altered"))
     case = json.loads((folder / "case.json").read_text())

@@ -25,9 +25,22 @@ NEEDED = {
     "torch_compile": ("torch", "numpy"),
 }
 OBJECTIVES = ("vicreg", "simclr")  # those with a hand-written torch baseline
+# whole networks, and what two ways of latent replay train: the last block and the heads, or an adapter and the heads
+ENCODERS = ("ds_cnn_s", "resnet8", "cnn1d", "vit", "ds_cnn_s@block4", "ds_cnn_s@pool")
 TIMEOUT_S = 600.0
 UNMEASURED = (
-    *("median_ms", "min_ms", "ratio_to_torch", "peak_rss_mb", "import_s", "setup_s", "first_step_s", "compile_s"),
+    *(
+        "median_ms",
+        "min_ms",
+        "ratio_to_torch",
+        "ratio_to_whole",
+        "rss_to_torch",
+        "peak_rss_mb",
+        "import_s",
+        "setup_s",
+        "first_step_s",
+        "compile_s",
+    ),
     *("loads_torch", "error"),
 )
 
@@ -35,10 +48,10 @@ Row = dict[str, Any]
 
 
 def run(
-    encoders: Sequence[str] = ("ds_cnn_s",),
+    encoders: Sequence[str] = ENCODERS,
     objective: str = "vicreg",
     threads: Sequence[int] = (1, 2),
-    backends: Sequence[str] = BACKENDS,
+    backends: str | Sequence[str] = BACKENDS,
     *,
     batch_size: int = 32,
     turns: int = 5,
@@ -48,10 +61,10 @@ def run(
     """Time one training step per encoder, number of threads and backend.
 
     Args:
-        encoders: names for `edgessl.encoders.build_encoder`.
+        encoders: names for `edgessl.encoders.build_encoder`, `NAME@STAGE` for what lies behind a stage.
         objective: "vicreg" or "simclr".
         threads: numbers of compute threads.
-        backends: some of `BACKENDS`.
+        backends: some of `BACKENDS`, or their names in a text with commas.
         batch_size: samples per step.
         turns: how many times each backend is measured, in alternation.
         turn_seconds: length of one measurement (three steps at least).
@@ -61,13 +74,15 @@ def run(
         {"bench", "machine", "versions", "settings", "load_before", "warnings", "rows"}; `load_before` is the load
         average before the run (None where the system has none), `warnings` are texts. A row: encoder, objective,
         backend, threads; `median_ms` (of the turns' medians `turns_ms`), `min_ms`, `steps` (timed), `ratio_to_torch`
-        (of the medians), `peak_rss_mb`, `import_s`, `setup_s` (session or modules), `first_step_s`, `compile_s` (the
-        first step of torch_compile), `loads_torch`, `installed_mb` (1e6 bytes on disk, requirements included),
+        (of the medians), `ratio_to_whole` (`NAME@STAGE`: of its median to NAME's), `rss_to_torch`, `peak_rss_mb`,
+        `import_s`, `setup_s` (session or modules), `first_step_s`, `compile_s` (the first step of torch_compile),
+        `loads_torch`, `installed_mb` (1e6 bytes on disk, requirements included),
         `error`. Where `error` is a text, what could not be measured is None.
 
     Raises:
         ConfigError: an unknown name, or a number that is not positive.
     """
+    backends = backends.split(",") if isinstance(backends, str) else list(backends)
     _check(encoders, objective, threads, backends, batch_size, turns, turn_seconds)
     from edgessl.bench.case import export, input_of, prepare  # torch and onnx, from here on
 
@@ -93,6 +108,7 @@ def run(
                         "threads": count,
                     }
                     rows.append({**head, **row, "installed_mb": sizes[backend]})
+    _compare_with_whole(rows)
     return {
         "bench": "step",
         "machine": machine(),
@@ -154,7 +170,18 @@ def take_turns(
     for row in rows.values():
         if row["median_ms"] is not None and torch_ms is not None:
             row["ratio_to_torch"] = round(row["median_ms"] / torch_ms, 3)
+            row["rss_to_torch"] = round(row["peak_rss_mb"] / rows["torch"]["peak_rss_mb"], 3)
     return rows
+
+
+def _compare_with_whole(rows: list[Row]) -> None:
+    """`ratio_to_whole` of the parts whose whole network was measured too, by the same backend and threads."""
+    medians = {(row["encoder"], row["backend"], row["threads"]): row["median_ms"] for row in rows}
+    for row in rows:
+        name, _, cut = row["encoder"].partition("@")
+        whole = medians.get((name, row["backend"], row["threads"])) if cut else None
+        if whole is not None and row["median_ms"] is not None:
+            row["ratio_to_whole"] = round(row["median_ms"] / whole, 3)
 
 
 def _add_turn(row: Row, medians: list[float], answer: dict[str, Any]) -> None:
