@@ -46,6 +46,7 @@ CASES = {
     "fashion": Case("fashion", "ds_cnn_s"),
     "fashion_group": Case("fashion", "ds_cnn_s", (("norm", "group"),)),
     "har": Case("har", "cnn1d"),
+    "digits": Case("digits", "ds_cnn_s"),
     "resnet8": Case("fashion", "resnet8"),
 }
 AWARE_BITS = (8, 6, 4)
