@@ -62,6 +62,7 @@ class Graphs:
     batch_size: int
     consolidation: Mapping[str, onnx.ModelProto] = field(default_factory=dict)
     portable: bool = False  # the step was promised to TensorRT as well
+    forms: Mapping[str, str] = field(default_factory=dict)  # which form each convolution of the step took
 
 
 def trace_graphs(step: TrainStep, batch_size: int, *, portable: bool = False) -> Graphs:
@@ -76,7 +77,8 @@ def trace_graphs(step: TrainStep, batch_size: int, *, portable: bool = False) ->
     lowerings = Lowerings("portable" if portable else "fast")
     train = lower_opset(trace_step(step, (batch_size, *encoder.input_shape), lowerings))
     embeds = lower_opset(trace_encoder(encoder, step.layout, step.embeds))
-    return Graphs(train, embeds, batch_size, trace_consolidation(step), portable)
+    forms = dict(sorted(lowerings.choices.taken.items()))
+    return Graphs(train, embeds, batch_size, trace_consolidation(step), portable, forms)
 
 
 def export_bundle(
@@ -183,6 +185,7 @@ def export_bundle(
             "onnx": onnx.__version__,
             "onnxruntime": ort.__version__,
             "pretraining_steps": checkpoint.step,
+            "step": {"flavour": "portable" if graphs.portable else "fast", "forms": dict(graphs.forms)},
             "exported": _now(),
         },
         latent=latent,

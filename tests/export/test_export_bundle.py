@@ -19,6 +19,7 @@ from edgessl.errors import BundleError, ConfigError, InputError
 from edgessl.evaluate import embed
 from edgessl.step import METRICS, hyper_tensors
 from export import Graphs, export_bundle
+from export.lowerings.convolution import FORMS
 
 
 def test_the_manifest_describes_the_checkpoint(bundle: Bundle, checkpoint: Checkpoint) -> None:
@@ -45,6 +46,8 @@ def test_provenance_and_parity_are_recorded(bundle: Bundle, checkpoint: Checkpoi
     assert provenance["data"] == checkpoint.provenance["data"]
     assert provenance["edgessl"] == edgessl.__version__
     assert provenance["pretraining_steps"] == checkpoint.step == 12
+    assert provenance["step"]["flavour"] == "fast"
+    assert {site.split()[0] for site in provenance["step"]["forms"]} == set(FORMS)
     assert set(parity) == {"train", "encoder", "encoder_int8", "tensorrt"}
     assert set(parity["train"]["slots"]) == set(checkpoint.state)
     assert max(parity["train"]["slots"].values()) <= 1e-4
