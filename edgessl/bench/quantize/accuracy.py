@@ -52,8 +52,8 @@ CASES = {
 AWARE_BITS = (8, 6, 4)
 
 
-def measure(case: Case, seed: int, aware: tuple[int, ...], progress: Callable[[str], None]) -> list[Row]:
-    """Pretrain with SimCLR in float, and rounding to each of `aware` bits; a row per way to quantize the result.
+def measure(case: Case, seed: int, trainings: tuple[int, ...], progress: Callable[[str], None]) -> list[Row]:
+    """Pretrain with SimCLR, rounding to each number of bits in `trainings` (0: in float); a row per way to quantize that.
 
     A row: suite, encoder, seed, trained ("float" or "aware 4"), method, weight_bits, bytes (of the graph), cosine_mean,
     cosine_min, neighbor_overlap (to the float encoder of the same training), rankme, knn, linear (test accuracy).
@@ -64,7 +64,7 @@ def measure(case: Case, seed: int, aware: tuple[int, ...], progress: Callable[[s
     draw = np.random.default_rng([seed, 51]).permutation(len(train))
     calibration, choosing = train[draw[:CALIBRATION]], train[draw[CALIBRATION : CALIBRATION + CHOOSING]]
     rows: list[Row] = []
-    for bits in (0, *aware):
+    for bits in trainings:
         trained = f"aware {bits}" if bits else "float"
         recipe = parse_recipe(
             {

@@ -76,7 +76,7 @@ def run(
             for name in cases:
                 case = CASES[name]
                 if (case.title, seed) not in {(row["case"], row["seed"]) for row in found["accuracy"]}:
-                    keep("accuracy", measure(case, seed, tuple(aware), progress))
+                    keep("accuracy", measure(case, seed, (0, *aware), progress))
     return result()
 
 
