@@ -53,7 +53,7 @@ AWARE_BITS = (8, 6, 4)
 
 
 def measure(case: Case, seed: int, trainings: tuple[int, ...], progress: Callable[[str], None]) -> list[Row]:
-    """Pretrain with SimCLR, rounding to each number of bits in `trainings` (0: in float); a row per way to quantize that.
+    """Pretrain with SimCLR, rounding to each number of bits in `trainings` (0: float); a row per way to quantize that.
 
     A row: suite, encoder, seed, trained ("float" or "aware 4"), method, weight_bits, bytes (of the graph), cosine_mean,
     cosine_min, neighbor_overlap (to the float encoder of the same training), rankme, knn, linear (test accuracy).
