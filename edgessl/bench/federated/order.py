@@ -151,7 +151,7 @@ class _Device:
     """Steps on samples (N, *shape) drawn without repeats until all were seen; state stays from round to round.
 
     A Learner without its guard, which is made for encoders that were pretrained: from random weights the embeddings'
-    rank falls before it rises, and the guard takes that for a collapse (in a first run it undid up to 60 % of rounds).
+    effective rank soon falls below a quarter of the first steps', and the guard takes that for a collapse.
     """
 
     def __init__(self, model: TorchModel, samples: Array, seed: int) -> None:
