@@ -97,14 +97,16 @@ def train_round(
         rule, memory = parse_rule(update.config), Memory.load(learner.directory)
         memory.meet(update.config, update.round)
         rule.adopt(learner, update.theta, update.round, memory)
-        before = learner.theta
+        before, rollbacks = learner.theta, learner.metrics()["rollbacks"]
         report = learner.learn(max_steps=local_steps)
         if report.steps == 0 or report.rolled_back_to is not None:
             raise FederationError(f"nothing to contribute: {report.steps} steps kept; {report.stopped}")
+        learner.save()  # before the reply: what the fleet counts on must survive a power cut here
+        if learner.metrics()["rollbacks"] != rollbacks:  # saving examines the past once more
+            raise FederationError("nothing to contribute: what was learned harmed the past and was rolled back")
         theta = rule.reply(learner)
         rule.learned(before, learner.theta, memory, manifest.parameters)
         memory.round = update.round
-        learner.save()  # before the reply: what the fleet counts on must survive a power cut here
         memory.save(learner.directory)  # a device cut off in between has missed a round, which rules allow for
         numbers = {name.replace("_", "-"): value for name, value in report.metrics.items()}
         numbers |= {EXAMPLES: learner.metrics()["observed"], "steps": report.steps, "rejected": report.rejected}

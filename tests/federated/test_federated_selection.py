@@ -8,8 +8,8 @@ import pytest
 from edgessl.errors import FederationError
 from federated import RoundSettings
 from federated.exchange import Exchange
-from federated.simulation import LocalGrid
 from federated.selection import Selection
+from federated.simulation import LocalGrid
 
 
 def chosen(nodes, number, eligible=None, failed=(), **options):
