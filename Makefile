@@ -28,7 +28,7 @@ test: $(READY)  ## set up, then the default tests
 test-slow: $(READY)  ## every encoder x objective x optimizer through the parity gate, and other minutes-long tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist load -m slow
 
-test-deploy: $(READY)  ## real Flower servers and nodes on loopback
+test-deploy: $(READY)  ## real Flower servers and nodes on loopback (nginx-light and chromium for two of them)
 	$(BIN)/python -m pytest -m deploy
 
 test-lava: $(READY)  ## the spiking simulator against Lava, in an environment of its own (Python 3.10)
@@ -38,14 +38,16 @@ test-lava: $(READY)  ## the spiking simulator against Lava, in an environment of
 test-gpu: $(READY)  ## what needs a CUDA GPU
 	$(BIN)/python -m pytest -m gpu
 
-bench: $(READY)  ## a step, pretraining and the device beside plain PyTorch; the latent path; faults; drift
+bench: $(READY)  ## step, int8, pretraining and device beside plain PyTorch; latent path; faults; drift; fleets
 	@mkdir -p runs/bench
-	$(BIN)/edgessl bench step --json > runs/bench/step.json
+	$(BIN)/edgessl bench step --set backends=onnxruntime,torch --json > runs/bench/step.json
+	$(BIN)/edgessl bench quantize --json > runs/bench/quantize.json
 	$(BIN)/edgessl bench pretrain --json > runs/bench/pretrain.json
 	$(BIN)/edgessl bench device --json > runs/bench/device.json
 	$(BIN)/edgessl bench latent --json > runs/bench/latent.json
 	$(BIN)/edgessl bench faults --json > runs/bench/faults.json
 	$(BIN)/edgessl bench drift --json > runs/bench/drift.json
+	$(BIN)/edgessl bench federated --json > runs/bench/federated.json
 	@echo "figures in runs/bench"
 
 SUITES := fashion fashion_transformer color har har_transformer speech pairs text
