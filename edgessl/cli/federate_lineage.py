@@ -27,7 +27,7 @@ def log(state: Path, as_json: bool) -> None:
     from federated.lineage import RoundLog
 
     if not (path := state / LOG).exists():
-        raise ConfigError(f"{path}: no round log; give the state directory of a run")
+        raise ConfigError(f"{path}: no round log; give the state directory of a run, such as fleet/run/state")
     events = list(RoundLog(path).events())
     if as_json:
         print_json({"events": events})
@@ -55,7 +55,7 @@ def rollback(state: Path, bundle: Path, number: int, reason: str, as_json: bool)
     from federated.checkpoint import LOG, ServerStore
 
     if not (state / LOG).exists():
-        raise ConfigError(f"{state / LOG}: no round log; give the state directory of a run")
+        raise ConfigError(f"{state / LOG}: no round log; give the state directory of a run, such as fleet/run/state")
     with ServerStore(state, Bundle.open(bundle).digest) as store:
         head = store.roll_back(number, reason)
     version = head.version
