@@ -244,6 +244,11 @@ class SpikingLearner:
             self._rates.clear()
             return saved.generation if saved else 0
 
+    @property
+    def directory(self) -> Path:
+        """Where this learner's state lies on disk."""
+        return self._alive().directory
+
     def metrics(self) -> dict[str, Any]:
         """A snapshot of the counters and budgets, under the dense learner's names where they mean the same.
 

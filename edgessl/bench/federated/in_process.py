@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
+from edgessl.machine import peak_rss_mb
 from federated import RoundSettings, compat, make_server_app, run_local
 from federated.message import (
     ARRAYS,
@@ -87,7 +87,7 @@ def measure(clients: int, parameters: int) -> dict[str, Any]:
         "updates_per_second": round(clients / seconds, 1),
         "bytes_up_per_update": grid.bytes_up // clients,
         "bytes_down_per_update": grid.bytes_down // clients,
-        "server_peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "server_peak_rss_mb": round(peak_rss_mb()),
         "node_peak_rss_mb": None,  # in the server's process
     }
 
