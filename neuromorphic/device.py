@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from edgessl.device.bundle.specs import ParameterEntry
 from edgessl.device.heads.few_label import Prediction
 from edgessl.device.loop import LearnReport
 from edgessl.device.storage.state import Saved, StateStore
@@ -60,7 +61,10 @@ class SpikingLearner:
         self._rates: deque[float] = deque(maxlen=WATCHED)
         self._observed = self._steps = self._rejected = self._rollbacks = 0
         self._lock = threading.RLock()
-        self.bundle = SimpleNamespace(digest=digest, manifest=SimpleNamespace(theta_size=len(self.theta)))
+        factory = self.theta
+        layout = (ParameterEntry("network", 0, factory.shape, "weight"),)
+        manifest = SimpleNamespace(theta_size=factory.size, parameters=layout)
+        self.bundle = SimpleNamespace(digest=digest, manifest=manifest, state=lambda: {"theta": factory})
         self._store: StateStore | None = StateStore(state_dir, digest)
         try:
             if saved := self._store.load():
@@ -209,8 +213,10 @@ class SpikingLearner:
         with self._lock:
             return self._learning.theta
 
-    def adopt(self, theta: Array) -> None:
+    def adopt(self, theta: Array, fleet: Array | None = None) -> None:
         """Replace the plastic weights, as after a federated round: rounded to integers and clipped to their range.
+
+        `fleet`, the weights of the fleet itself, is of no use here: no local rule compares with them.
 
         Raises:
             InputError: another shape or dtype, or numbers that are not finite; nothing was changed.
