@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from edgessl.device.storage.files import write_atomically
 from edgessl.errors import ConfigError, DataError
+from edgessl.machine import machine, versions
 
 Row = dict[str, Any]
 
@@ -19,7 +21,7 @@ def taken_up(out: str | None, identity: Mapping[str, Any]) -> list[Row]:
     `identity`: keys of the result that must be the same, such as "bench" and "settings". Raises DataError for a file
     that is no result, ConfigError for that of another bench or other settings.
     """
-    if out is None or not (path := Path(out)).exists():
+    if not out or not (path := Path(out)).exists():
         return []
     try:
         found = json.loads(path.read_text())
@@ -28,13 +30,25 @@ def taken_up(out: str | None, identity: Mapping[str, Any]) -> list[Row]:
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: not the result of a bench: {error}") from None
     if other:
-        raise ConfigError(f"{path} holds a result with another {' and '.join(other)}; give another file, or delete it")
+        raise ConfigError(f"{path} was measured with other {' and '.join(other)}; give another file, or delete it")
     return rows
+
+
+def start(bench: str, settings: Mapping[str, Any], out: str | None) -> dict[str, Any]:
+    """The result of `bench` on this machine, with the rows that `taken_up` finds in the file `out`."""
+    return {
+        "bench": bench,
+        "settings": settings,
+        "rows": taken_up(out, {"bench": bench, "settings": settings}),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "machine": machine(),
+        "versions": versions(),
+    }
 
 
 def keep(out: str | None, result: Mapping[str, Any]) -> None:
     """Write `result` to the file `out`, whole or not at all; its folder is made. Nothing without a file."""
-    if out is not None:
+    if out:
         path = Path(out)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(result, indent=1).encode() + b"\n")

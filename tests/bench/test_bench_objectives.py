@@ -49,7 +49,7 @@ def test_what_cannot_be_continued_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not the result of a bench"):
         run("digits", ("random",), 1, epochs=1, out=str(out))
     out.write_text(json.dumps({"bench": "objectives", "rows": [], "suite": "fashion", "settings": {}}))
-    with pytest.raises(ConfigError, match="holds a result with another suite and settings"):
+    with pytest.raises(ConfigError, match="measured with other suite and settings"):
         run("digits", ("random",), 1, epochs=1, out=str(out))
     assert json.loads(out.read_text())["suite"] == "fashion"
 

@@ -61,7 +61,7 @@ def test_what_the_bench_refuses(tiny: None, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not the result of a bench"):
         spiking.run(out=str(out))
     out.write_text(json.dumps({"bench": "spiking", "settings": {}, "rows": []}))
-    with pytest.raises(ConfigError, match="another settings"):
+    with pytest.raises(ConfigError, match="other settings"):
         spiking.run(out=str(out))
 
 

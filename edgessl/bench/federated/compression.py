@@ -6,12 +6,10 @@ links' residuals on disk, the server's downlink.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,13 +18,13 @@ import numpy as np
 import torch
 
 from edgessl.bench.federated.compression_data import DATA, Fleet, Float, fleet
+from edgessl.bench.federated.embedding import embed
+from edgessl.bench.results import keep, start
 from edgessl.continual.torch_runtime import TorchModel
 from edgessl.device import Learner, SessionProfile
 from edgessl.device.bundle.specs import InputSpec
-from edgessl.device.storage.files import write_atomically
 from edgessl.errors import ConfigError
 from edgessl.evaluate.neighbours import knn_predict
-from edgessl.machine import machine, versions
 from edgessl.recipe import build_step, parse_recipe
 
 Row = dict[str, Any]
@@ -86,7 +84,7 @@ def run(
         if unknown := [name for name in asked if name not in names]:
             raise ConfigError(f"unknown {kind} {unknown[0]!r}; choose among {'; '.join(names)}")
     chosen = Settings(**settings)
-    result = _start(chosen, Path(out) if out else None)
+    result = start("federated_compression", asdict(chosen), out)
     done = {tuple(row[k] for k in KEY) for row in result["rows"]}
     torch.set_num_threads(1)
     for seed in seeds:
@@ -96,8 +94,7 @@ def run(
                     result["rows"].append(measure(name, method, seed, chosen))
                     last = result["rows"][-1]
                     progress(f"{name}, {method}, {seed}: {last['knn']:.1f}, {last['bytes']:,} bytes")
-                    if out:
-                        write_atomically(Path(out), json.dumps(result, indent=1).encode() + b"\n")
+                    keep(out, result)
     return result
 
 
@@ -149,7 +146,7 @@ def measure(name: str, method: str, seed: int, settings: Settings) -> Row:
         elif method in METHODS:
             theta, records = _federate(model, learners, method, settings.rounds, found.local_steps)
     encoder, _ = model.runners(SessionProfile())
-    bank, test = (_embed(encoder, theta, x) for x in (np.concatenate(found.devices), found.test))
+    bank, test = (embed(encoder, theta, x) for x in (np.concatenate(found.devices), found.test))
     messages = max(1, sum(record["clients"] for record in records))
     up, down = (sum(record[key] for record in records) for key in ("bytes_up", "bytes_down"))
     return {
@@ -231,24 +228,3 @@ def _federate(
     with compat.quiet():
         run_local(server, client, len(learners))
     return last, records
-
-
-def _embed(encoder: Any, theta: Float, x: Float) -> Float:
-    return np.concatenate([encoder.embed(theta, x[i : i + 256]) for i in range(0, len(x), 256)])
-
-
-def _start(settings: Settings, path: Path | None) -> Row:
-    fresh: Row = {
-        "bench": "federated_compression",
-        "settings": asdict(settings),
-        "rows": [],
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "machine": machine(),
-        "versions": versions(),
-    }
-    if path is None or not path.exists():
-        return fresh
-    found = json.loads(path.read_text())
-    if found.get("settings") != fresh["settings"]:
-        raise ConfigError(f"{path} was measured with other settings; give another file, or delete it")
-    return {**fresh, "rows": found["rows"]}

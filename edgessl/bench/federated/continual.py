@@ -6,12 +6,10 @@ and guard, Flower's messages, `train_round`, the server's rounds.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
-from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +20,8 @@ import torch
 
 from edgessl.bench.continual.contenders import CONTENDERS
 from edgessl.bench.federated.continual_data import SCENARIOS, Problem, problem
+from edgessl.bench.federated.embedding import embed
+from edgessl.bench.results import keep, start
 from edgessl.checkpoint import Checkpoint
 from edgessl.continual.device_step import device_step
 from edgessl.continual.judge import Judge, Verdict
@@ -29,9 +29,7 @@ from edgessl.continual.life import JOINT
 from edgessl.continual.metrics import summarize
 from edgessl.continual.torch_runtime import TorchModel
 from edgessl.device import Learner, SessionProfile, step_noise
-from edgessl.device.storage.files import write_atomically
 from edgessl.errors import ConfigError
-from edgessl.machine import machine, versions
 from edgessl.pretrain import pretrain
 from edgessl.recipe import Part, build_step, parse_recipe
 
@@ -82,7 +80,7 @@ def run(
         if unknown := [name for name in asked if name not in known]:
             raise ConfigError(f"unknown {kind} {unknown[0]!r}; choose among {', '.join(known)}")
     torch.set_num_threads(1)
-    result = _start(Path(out) if out else None)
+    result = start("federated_continual", _settings(), out)
     done = {tuple(row[k] for k in KEY) for row in result["rows"]}
     pairs = [(method, "-") for method in REFERENCES] + [(m, s) for m in methods for s in strategies]
     for seed in seeds:
@@ -93,8 +91,7 @@ def run(
                 row = measure(scenario, method, strategy, seed)
                 result["rows"].append(row)
                 progress(f"{scenario}, {method}, {strategy}, {seed}: {row['knn']:.1f} in {row['seconds']:.0f} s")
-                if out:
-                    write_atomically(Path(out), json.dumps(result, indent=1).encode() + b"\n")
+                keep(out, result)
     return result
 
 
@@ -211,7 +208,7 @@ def _federate(
 
     encoder, _ = model.runners(SessionProfile())
     theta, records = model.state()["theta"], list[Row]()
-    verdicts = [judge.verdict(lambda x: _embed(encoder, theta, x))]
+    verdicts = [judge.verdict(lambda x: embed(encoder, theta, x))]
 
     def client(message: Message, context: Context) -> Message:
         i = int(context.node_config["partition-id"])
@@ -221,7 +218,7 @@ def _federate(
     def on_round(record: Row, now: Array) -> None:
         records.append(record)
         if record["round"] % rounds == 0:
-            verdicts.append(judge.verdict(lambda x: _embed(encoder, now, x)))
+            verdicts.append(judge.verdict(lambda x: embed(encoder, now, x)))
 
     settings = RoundSettings(len(streams[0]), min_nodes=len(learners))
     layout = model.manifest.parameters
@@ -254,42 +251,25 @@ def _reference(
     if method != "joint":
         untrained = build_step(checkpoint.recipe, checkpoint.input).initial_state()["theta"].numpy()
         theta = untrained if method == "random" else model.state()["theta"]
-        return [judge.verdict(lambda x: _embed(encoder, theta, x))] * (contexts + 1)
+        return [judge.verdict(lambda x: embed(encoder, theta, x))] * (contexts + 1)
     samples, rng = found.everything(), np.random.default_rng([seed, JOINT])
-    verdicts = [judge.verdict(lambda x: _embed(encoder, trainer.theta, x))]
+    verdicts = [judge.verdict(lambda x: embed(encoder, trainer.theta, x))]
     for context in range(contexts):
         for t in range(STEPS * SCENARIOS[scenario].rounds * len(found.streams)):
             batch = samples[rng.choice(len(samples), BATCH, replace=False)]
             trainer.step(batch, step_noise(seed, context << 20 | t, model.manifest.noise_shape), model.manifest.hyper)
-        verdicts.append(judge.verdict(lambda x: _embed(encoder, trainer.theta, x)))
+        verdicts.append(judge.verdict(lambda x: embed(encoder, trainer.theta, x)))
     return verdicts
-
-
-def _embed(encoder: Any, theta: Any, x: Array) -> Array:
-    return np.concatenate([encoder.embed(theta, x[i : i + 256]) for i in range(0, len(x), 256)])
 
 
 def _percent(values: Sequence[float]) -> float:
     return round(100 * float(np.mean(values)), 2)
 
 
-def _start(path: Path | None) -> Row:
+def _settings() -> Row:
     scenarios = {
         name: {k: v for k, v in asdict(scenario).items() if isinstance(v, str | int | float | bool | dict)}
         for name, scenario in SCENARIOS.items()
     }
     shared = {"objective": OBJECTIVE, "optimizer": "adamw", "batch": BATCH, "steps": STEPS, "memory": MEMORY}
-    fresh: Row = {
-        "bench": "federated_continual",
-        "settings": {**shared, "strategies": STRATEGIES, "scenarios": scenarios},
-        "rows": [],
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "machine": machine(),
-        "versions": versions(),
-    }
-    if path is None or not path.exists():
-        return fresh
-    found = json.loads(path.read_text())
-    if found.get("settings") != fresh["settings"]:
-        raise ConfigError(f"{path} was measured with other settings; give another file, or delete it")
-    return {**fresh, "rows": found["rows"]}
+    return {**shared, "strategies": STRATEGIES, "scenarios": scenarios}

@@ -7,27 +7,24 @@ mean are those of `federated`; messages, which change nothing, are left out.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from edgessl.bench.federated.embedding import embed
 from edgessl.bench.federated.order_data import DATA, Shards, shards
+from edgessl.bench.results import keep, start
 from edgessl.continual.judge import ridge_predict
 from edgessl.continual.torch_runtime import TorchModel
 from edgessl.device import SessionProfile
 from edgessl.device.bundle.specs import InputSpec
-from edgessl.device.storage.files import write_atomically
 from edgessl.errors import ConfigError
 from edgessl.evaluate.neighbours import knn_predict
-from edgessl.machine import machine, versions
 from edgessl.recipe import build_step, parse_recipe
 from federated.message import EXAMPLES, Update
 from federated.rules import Memory, parse_rule, rule_config
@@ -95,7 +92,7 @@ def run(
         if unknown := [name for name in asked if name not in known]:
             raise ConfigError(f"unknown {kind} {unknown[0]!r}; choose among {', '.join(known)}")
     chosen = Settings(rounds, local_steps, optimizer=optimizer, lr=lr, validate=validate)
-    result = _start(chosen, Path(out) if out else None)
+    result = start("federated_order", asdict(chosen), out)
     done = {tuple(row[k] for k in KEY) for row in result["rows"]}
     torch.set_num_threads(1)
     for name in data:
@@ -105,8 +102,7 @@ def run(
                     result["rows"].append(measure(name, method, seed, chosen))
                     last = result["rows"][-1]
                     progress(f"{name}, {method}, {seed}: {last['knn']:.1f} in {last['seconds']:.0f} s")
-                    if out:
-                        write_atomically(Path(out), json.dumps(result, indent=1).encode() + b"\n")
+                    keep(out, result)
     return result
 
 
@@ -130,7 +126,7 @@ def measure(name: str, method: str, seed: int, settings: Settings) -> Row:
     encoder, _ = model.runners(SessionProfile())
 
     def judge(theta: Array) -> tuple[float, float]:
-        bank, test = (_embed(encoder, theta, x) for x in (np.concatenate(found.devices), found.test))
+        bank, test = (embed(encoder, theta, x) for x in (np.concatenate(found.devices), found.test))
         right = [p(bank, found.labels, test) == found.test_labels for p in (knn_predict, ridge_predict)]
         return 100 * float(right[0].mean()), 100 * float(right[1].mean())
 
@@ -226,24 +222,3 @@ def _federate(model: TorchModel, devices: list[_Device], method: str, settings: 
 
 def _rate(settings: Settings, number: int) -> float:
     return settings.lr * 0.5 * (1 + math.cos(math.pi * (number - 1) / settings.rounds))
-
-
-def _embed(encoder: Any, theta: Array, x: Array) -> Array:
-    return np.concatenate([encoder.embed(theta, x[i : i + 256]) for i in range(0, len(x), 256)])
-
-
-def _start(settings: Settings, path: Path | None) -> Row:
-    fresh: Row = {
-        "bench": "federated_order",
-        "settings": asdict(settings),
-        "rows": [],
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "machine": machine(),
-        "versions": versions(),
-    }
-    if path is None or not path.exists():
-        return fresh
-    found = json.loads(path.read_text())
-    if found.get("settings") != fresh["settings"]:
-        raise ConfigError(f"{path} was measured with other settings; give another file, or delete it")
-    return {**fresh, "rows": found["rows"]}
