@@ -16,7 +16,7 @@ from typing import Any
 
 from edgessl.bench.faults.fuzz import READERS
 from edgessl.bench.process import Worker, WorkerError
-from edgessl.device.storage.files import write_atomically
+from edgessl.bench.results import keep
 from edgessl.errors import ConfigError
 from edgessl.machine import machine, versions
 
@@ -74,8 +74,7 @@ def run(
                 rows[row["part"], row.get("reader", "")] = row
                 result = _result(settings, rows)
                 progress(_line(row))
-                if out is not None:
-                    write_atomically(Path(out), json.dumps(result, indent=1).encode() + b"\n")
+                keep(out, result)
     return _result(settings, rows)
 
 

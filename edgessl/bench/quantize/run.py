@@ -9,7 +9,7 @@ from typing import Any
 
 from edgessl.bench.quantize.accuracy import AWARE_BITS, CASES, Row, measure
 from edgessl.bench.quantize.speed import ENCODERS, latencies
-from edgessl.device.storage.files import write_atomically
+from edgessl.bench.results import keep
 from edgessl.errors import ConfigError, DataError
 from edgessl.machine import machine, versions
 
@@ -62,21 +62,20 @@ def run(
         settings = {"threads": threads, "turns": turns, "turn_seconds": turn_seconds, "objective": "simclr"}
         return {"bench": "quantize", "machine": machine(), "versions": versions(), "settings": settings, **found}
 
-    def keep(part: str, rows: list[Row]) -> None:
+    def add(part: str, rows: list[Row]) -> None:
         found[part] += rows
-        if out:
-            write_atomically(Path(out), json.dumps(result(), indent=1).encode() + b"\n")
+        keep(out, result())
 
     if "speed" in parts:
         done = {row["encoder"] for row in found["speed"]}
         for encoder in [name for name in encoders if name not in done]:
-            keep("speed", latencies(encoder, threads, turns, turn_seconds, progress))
+            add("speed", latencies(encoder, threads, turns, turn_seconds, progress))
     if "accuracy" in parts:
         for seed in range(seeds):
             for name in cases:
                 case = CASES[name]
                 if (case.title, seed) not in {(row["case"], row["seed"]) for row in found["accuracy"]}:
-                    keep("accuracy", measure(case, seed, (0, *aware), progress))
+                    add("accuracy", measure(case, seed, (0, *aware), progress))
     return result()
 
 
