@@ -63,6 +63,7 @@ class Buffered:
                 if len(ages) == wanted.buffer:
                     break
             failed |= {asked.node for asked in exchange.overdue()}
+            exchange.remind()
             if exchange.now() >= deadline:
                 break
             if not came:

@@ -20,7 +20,19 @@ from edgessl.errors import FederationError
 from federated.codecs import Codec, parse_codec
 from federated.codecs.link import WHOLE, DeviceLink, linked
 from federated.lineage import BRANCH, FEDERATION, check_layout
-from federated.message import CODEC, CONFIG, EXAMPLES, REFERENCE, VERSION, Update, config_of, pack, unpack, version_of
+from federated.message import (
+    CODEC,
+    CONFIG,
+    EXAMPLES,
+    REFERENCE,
+    VERSION,
+    Update,
+    config_of,
+    pack,
+    repeated,
+    unpack,
+    version_of,
+)
 from federated.privacy.budget import GaussianPrivacy
 from federated.privacy.local import protected
 from federated.privacy.secure.protocol import MASKED, SECURE, STAGE, secure_config
@@ -96,6 +108,8 @@ def train_round(
         codec = _codec(update)
         rule, memory = parse_rule(update.config), Memory.load(learner.directory)
         memory.meet(update.config, update.round)
+        if repeated(message.metadata) and memory.round == update.round:
+            raise FederationError(f"round {update.round} was answered before; this message repeats an earlier one")
         rule.adopt(learner, update.theta, update.round, memory)
         before, rollbacks = learner.theta, learner.metrics()["rollbacks"]
         report = learner.learn(max_steps=local_steps)

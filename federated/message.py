@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, Metadata, MetricRecord, RecordDict
 
 from edgessl.errors import FederationError
 from federated.codecs.codec import decode
@@ -29,6 +29,7 @@ PAYLOAD = "payload"
 VERSION = "version"  # to a device: names the weights that the message brings
 REFERENCE = "reference"  # names the weights that a payload is a difference from
 CODEC = "codec"  # to a device: how to encode its reply
+_AGAIN = "again:"  # begins the group of a message that repeats another
 MAX_PARAMETERS = 1 << 26  # 256 MiB of float32
 MAX_EXAMPLES = 1 << 53  # counts beyond are not exact in float64
 _NPY_HEADER_BYTES = 4096  # numpy's own is 128 for a flat array
@@ -140,6 +141,16 @@ def unpack(
 def config_of(content: RecordDict) -> dict[str, Any]:
     """A copy of what the config record says, unchecked."""
     return dict(records(content, ConfigRecord).get(CONFIG, ConfigRecord()))
+
+
+def repeat(message: Message, name: str) -> Message:
+    """A message that repeats the one of that name, whose reply did not come."""
+    return Message(message.content, message.metadata.dst_node_id, message.metadata.message_type, group_id=_AGAIN + name)
+
+
+def repeated(metadata: Metadata) -> str:
+    """The name of the message that the one with these metadata repeats, or is a reply to such a one; "" for none."""
+    return metadata.group_id.removeprefix(_AGAIN) if metadata.group_id.startswith(_AGAIN) else ""
 
 
 def _reference(name: Any, references: Mapping[str, Float] | None) -> Float | None:

@@ -81,7 +81,8 @@ def make_server_app(
         downlink = (
             None if settings.downlink == WHOLE else Downlink(parse_codec(settings.downlink), version_of(initial_theta))
         )
-        exchange = Exchange(grid, bundle_digest, len(initial_theta), settings.round_timeout, downlink)
+        size, limit, remind_after = len(initial_theta), settings.round_timeout, settings.remind_after
+        exchange = Exchange(grid, bundle_digest, size, limit, downlink, remind_after=remind_after)
         run = _Run(exchange, settings, strategy or StreamingFedAvg(), Selection(settings, eligible))
         run.secure = secure
         run.fixed = {**(client_config or {}), DIGEST: bundle_digest}
@@ -234,6 +235,7 @@ def _counts(number: int, tally: Tally) -> dict[str, Any]:
         "clients": tally.clients,
         "failures": tally.failures,
         "late": tally.late,
+        "reminded": tally.reminded,
         "examples": tally.examples,
         "bytes_down": tally.bytes_down,
         "bytes_up": tally.bytes_up,

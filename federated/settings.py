@@ -20,6 +20,8 @@ class RoundSettings:
             1902.01046). Above 1 a round ends with the last reply needed, and those who come late are not in it.
         min_replies: good replies without which a round fails.
         round_timeout: seconds after which a round ends with what there is.
+        remind_after: seconds after which a silent node is sent its message once more: its SuperLink hands out a message
+            once, and the answer may have been lost. Longer than a node's longest wait between two looks. 0: never.
         cool_down: rounds for which a node that failed is asked only where others are too few.
         seed: of the choice of nodes.
         codec: how devices send what they learned, "whole" (float32) or a name that `codecs.parse_codec` reads.
@@ -33,6 +35,7 @@ class RoundSettings:
     over_selection: float = 1.0
     min_replies: int = 1
     round_timeout: float = 600.0
+    remind_after: float = 120.0
     cool_down: int = 0
     seed: int = 0
     codec: str = WHOLE
@@ -46,7 +49,7 @@ class RoundSettings:
         for name in ("rounds", "min_nodes", "min_replies"):
             if (value := getattr(self, name)) < 1:
                 raise FederationError(f"{name} must be at least 1, found {value}")
-        for name in ("node_timeout", "round_timeout", "cool_down", "seed"):
+        for name in ("node_timeout", "round_timeout", "remind_after", "cool_down", "seed"):
             if not (value := getattr(self, name)) >= 0:
                 raise FederationError(f"{name} must not be negative, found {value}")
         for name in (self.codec, self.downlink):

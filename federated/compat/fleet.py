@@ -248,6 +248,14 @@ def pack_reply(reply: Message) -> Packed:
     )
 
 
+def pack_again(reply: Packed, announced: Announced) -> Packed:
+    """An earlier reply as the answer to another message."""
+    root = message_pb2.ObjectTree.FromString(reply.tree).object_id
+    said = inflatable_utils.inflate_object_from_contents(root, dict(reply.objects))
+    assert isinstance(said, Message)
+    return pack_reply(Message(said.error if said.has_error() else said.content, reply_to=stub(announced)))
+
+
 def _size(content: bytes, objects: Mapping[str, bytes]) -> int:
     """The bytes that an object takes once inflated; FederationError for a type that no message of ours has."""
     head, divider, body = content.partition(b"\x00")

@@ -114,5 +114,7 @@ def _words(event: Event) -> str:
         words = f"{event.get('clients', 0)} replies" + (f", {failed} failed" if failed else "")
         if late := event.get("late", 0):
             words += f", {late} late"
+        if reminded := event.get("reminded", 0):
+            words += f", {reminded} reminded"
         return words + (f"; refused: {event['refused']}" if kind == "refused" else "")
     return str(event.get("reason", ""))

@@ -1,7 +1,8 @@
-"""What a node must not lose: the message it works on, the reply it has not delivered, what it answered, its number.
+"""What a node must not lose: the message it works on, its reply, what it answered, its number.
 
-Four files in a folder beside the learner's state, each written whole or not at all. A device that loses power while it
-learns takes the message up again; one that loses its link delivers the reply when the link is back.
+Files in a folder beside the learner's state, each written whole or not at all. A device that loses power while it
+learns takes the message up again; one that loses its link delivers the reply when the link is back. The last reply
+stays after its delivery, for a server that did not get it and asks again.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from edgessl.errors import FormatError, StateError
 from federated.compat.fleet import Packed
 
 REMEMBERED = 256  # answered messages
-_MESSAGE, _REPLY, _ANSWERED, _NUMBER = "message", "reply", "answered.json", "number.json"
+_MESSAGE, _REPLY, _DELIVERED, _ANSWERED, _NUMBER = "message", "reply", "delivered", "answered.json", "number.json"
 
 
 class Letters:
@@ -31,6 +32,8 @@ class Letters:
         except OSError as error:
             raise self._failed(error) from None
         self._answered = self._load_answered()
+        if (kept := self.reply()) is not None and not self.answered(kept[0].reply_to):
+            self._note_answered(kept[0].reply_to)  # power went between the two files
 
     def answered(self, name: str) -> bool:
         """Whether the message with that name had its reply made here: it came again, or was replayed."""
@@ -66,19 +69,31 @@ class Letters:
         """Forget the kept message."""
         self._unlink(_MESSAGE)
 
-    def keep_reply(self, reply: Packed, seconds: float) -> None:
-        """Keep a reply until `drop_reply`; the message it answers is done with."""
+    def keep_reply(self, reply: Packed, seconds: float, first: str = "") -> None:
+        """Keep a reply until `drop_reply`; the message it answers, and the `first` that it repeats, are done with."""
         parts = {f"object.{name}": content for name, content in reply.objects.items()}
         parts |= {"message": reply.message, "tree": reply.tree}
         numbers = {"run": str(reply.run_id), "expires": repr(reply.expires), "seconds": repr(seconds)}
         self._write(_REPLY, parts, numbers | {"reply_to": reply.reply_to})
-        self._answered = [*self._answered, reply.reply_to][-REMEMBERED:]
-        self._replace(_ANSWERED, [json.dumps(self._answered).encode()])
+        self._note_answered(reply.reply_to, *([first] if first else []))
         self.drop_message()
 
     def reply(self) -> tuple[Packed, float] | None:
         """The kept reply and the seconds it took to make."""
-        if (found := self._read(_REPLY, "run", "expires", "seconds", "reply_to")) is None:
+        return self._load_reply(_REPLY)
+
+    def drop_reply(self) -> None:
+        """The kept reply was delivered, or nobody waits for it."""
+        with contextlib.suppress(OSError):
+            (self.folder / _REPLY).replace(self.folder / _DELIVERED)
+
+    def delivered(self, message: str) -> Packed | None:
+        """The reply to the message with that name, if it is the one that was dropped last."""
+        found = self._load_reply(_DELIVERED)
+        return found[0] if found is not None and found[0].reply_to == message else None
+
+    def _load_reply(self, file: str) -> tuple[Packed, float] | None:
+        if (found := self._read(file, "run", "expires", "seconds", "reply_to")) is None:
             return None
         parts, metadata = found
         try:
@@ -87,12 +102,12 @@ class Letters:
             objects = {name.removeprefix("object."): content for name, content in parts.items()}
             return Packed(run, metadata["reply_to"], expires, message, tree, objects), float(metadata["seconds"])
         except (KeyError, ValueError) as error:
-            self._set_aside(_REPLY, error)
+            self._set_aside(file, error)
             return None
 
-    def drop_reply(self) -> None:
-        """Forget the kept reply: it was delivered, or nobody waits for it."""
-        self._unlink(_REPLY)
+    def _note_answered(self, *names: str) -> None:
+        self._answered = [*self._answered, *names][-REMEMBERED:]
+        self._replace(_ANSWERED, [json.dumps(self._answered).encode()])
 
     def _load_answered(self) -> list[str]:
         try:

@@ -13,12 +13,15 @@ from flwr.app import Error, Message
 
 from edgessl.errors import EdgeSSLError, FederationError, StateError
 from federated.compat import CLIENT_RAISED, fleet
+from federated.message import repeated
 from federated.node.gates import Gate
 from federated.node.heartbeat import Heartbeat
+from federated.node.inbox import Inbox
 from federated.node.letters import Letters
 from federated.node.link import Link, LinkError, RefusedError
+from federated.node.outbox import Outbox
 from federated.node.pace import Pace
-from federated.node.settings import SLACK_BYTES, NodeSettings
+from federated.node.settings import NodeSettings
 
 Answer = Callable[[Message], Message]
 Events = Callable[[dict[str, Any]], None]
@@ -49,6 +52,7 @@ class Node:
         self.tell = on_event or (lambda event: None)
         self.number: int | None = None  # of this node at the SuperLink, while it is active there
         self._known = False  # whether the SuperLink has ever taken us
+        self._inbox, self._outbox = Inbox(link, letters, self.settings.max_bytes), Outbox(link)
         self._heart = Heartbeat(link, self.settings.heartbeat)
         self._beaten = 0.0  # when the SuperLink last heard that this node waits for messages
         self._poll = Pace(*self.settings.poll)
@@ -84,6 +88,9 @@ class Node:
                 raise RefusedError(f"{error} {_UNKNOWN}", error.status, error.code) from None
             wait, self.number = self._away.wait(), None
             self._event("refused", reason=str(error), wait=round(wait, 1))
+        except FederationError as error:
+            wait = self._away.wait()
+            self._event("nonsense", reason=str(error), wait=round(wait, 1))
         else:
             self._away.restart()
         return wait
@@ -177,52 +184,47 @@ class Node:
         self._event("left")
 
     def _receive(self) -> Message | None:
-        """Fetch a message and keep it; None when there is none that can be answered."""
+        """Fetch a message and keep it; None when there is none, or its reply is there already."""
         assert self.number is not None
-        announced = self.link.call(fleet.pull(self.number))
-        if announced is None:
+        if (announced := self._inbox.look(self.number)) is None:
             return None
+        message, first = None, repeated(announced.metadata)
         try:
             if self.letters.answered(announced.name):
                 self._event("dropped", message=announced.name, reason="answered before")
-                message = None
+            elif first and self.letters.answered(first):
+                self._say_again(announced, first)
             else:
                 with self._working():
                     message = self._fetch(announced)
-            self.link.call(fleet.confirm(self.number, announced.run_id, announced.name))
+            self._inbox.done()
         except RefusedError as error:
             if error.code != fleet.RUN_IS_OVER:
                 raise
             self._event("dropped", message=announced.name, reason=str(error))
+            self._inbox.forget()
             self.letters.drop_message()
             return None
         return message
 
     def _fetch(self, announced: fleet.Announced) -> Message | None:
         """The message, kept; where it is not what it should be, an error reply is kept instead."""
-        assert self.number is not None
-        objects, size, answer_bytes = dict[str, bytes](), 0, self.settings.max_bytes + SLACK_BYTES
         try:
-            for name in announced.objects:
-                wait, call = Pace(0.2, 5.0), fleet.pull_object(self.number, announced.run_id, name)
-                while (content := self.link.call(call, answer_bytes)) is None:
-                    if time.time() > announced.expires:
-                        raise FederationError(f"object {name[:12]} did not come before the message expired")
-                    time.sleep(wait.wait())
-                objects[name], size = content, size + len(content)
-                if size > self.settings.max_bytes:
-                    raise FederationError(
-                        f"a message of more than {self.settings.max_bytes} bytes is not accepted here"
-                    )
-            message = fleet.assemble(announced.name, objects, self.settings.max_bytes)
+            return self._inbox.fetch()
         except (LinkError, RefusedError):
             raise
         except FederationError as error:
-            reply = Message(Error(CLIENT_RAISED, f"{error}"[:_REASON]), reply_to=fleet.stub(announced))
-            self._keep(reply, 0.0)
+            self._keep(Message(Error(CLIENT_RAISED, f"{error}"[:_REASON]), reply_to=fleet.stub(announced)), 0.0)
             return None
-        self.letters.keep_message(announced.name, objects, announced.expires)
-        return message
+
+    def _say_again(self, announced: fleet.Announced, first: str) -> None:
+        """The server repeats a message that was answered: its reply once more, as long as it is there; no learning."""
+        if (said := self.letters.delivered(first)) is not None:
+            self.letters.keep_reply(fleet.pack_again(said, announced), 0.0)
+            self._event("repeated", message=announced.name, first=first)
+        else:
+            error = Error(CLIENT_RAISED, f"message {first[:12]} was answered before, and the reply is no longer here")
+            self._keep(Message(error, reply_to=fleet.stub(announced)), 0.0)
 
     def _kept(self) -> Message | None:
         """The message that was being answered when this device last stopped."""
@@ -247,7 +249,7 @@ class Node:
         self._keep(reply, time.monotonic() - began)
 
     def _keep(self, reply: Message, seconds: float) -> None:
-        self.letters.keep_reply(fleet.pack_reply(reply), seconds)
+        self.letters.keep_reply(fleet.pack_reply(reply), seconds, repeated(reply.metadata))
         outcome = {"error": reply.error.reason} if reply.has_error() else {}
         self._event("answered", message=reply.metadata.reply_to_message_id, seconds=round(seconds, 3), **outcome)
 
@@ -275,11 +277,7 @@ class Node:
         try:
             if time.time() > reply.expires:
                 raise RefusedError("it came too late: nobody waits for it any longer", 0, 0)
-            wanted, session = self.link.call(fleet.push(self.number, reply, seconds))
-            for name in [name for name in reply.objects if name in wanted]:
-                call = fleet.push_object(self.number, reply.run_id, session, name, reply.objects[name])
-                if not self.link.call(call):
-                    raise LinkError(f"object {name[:12]} was not taken: the session is over")
+            self._outbox.deliver(self.number, reply, seconds)
         except RefusedError as error:
             if error.status in (401, 403):  # not the reply's fault
                 raise

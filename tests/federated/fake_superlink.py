@@ -35,7 +35,11 @@ def message(content: RecordDict, kind: str = "train", to: int = NODE, ttl: float
 
 
 class FakeSuperLink:
-    """One run, one device. `away` makes every call a LinkError; `over` ends the run; `late` withholds objects once."""
+    """One run, one device. `away` makes every call a LinkError; `over` ends the run; `late` withholds objects once.
+
+    As the real one it hands out a message once, takes each object once in a session, and takes no second announcement
+    of a reply that its ServerApp has `taken`.
+    """
 
     def __init__(self) -> None:
         self.waiting: list[Message] = []
@@ -43,11 +47,14 @@ class FakeSuperLink:
         self.replies: list[Message] = []
         self.calls: list[str] = []
         self.confirmed: list[str] = []
-        self.away = self.over = self.unknown = self.online = False
+        self.away = self.over = self.unknown = self.online = self.taken = False
         self.late: set[str] = set()
         self.refuse: dict[str, RefusedError] = {}
         self.lose_after: str | None = None  # the link is cut right after this call was made
-        self._incoming: dict[str, tuple[message_pb2.ObjectTree, dict[str, bytes]]] = {}
+        self.lose: list[bool] = []  # for each of the next calls: whether its answer is lost
+        self.received: dict[str, bytes] = {}  # objects of replies
+        self._incoming: dict[str, tuple[message_pb2.ObjectTree, set[str]]] = {}  # by session, and what it still wants
+        self._announced: set[str] = set()
 
     def post(self, outgoing: Message) -> str:
         """Queue a message; returns its name."""
@@ -65,8 +72,8 @@ class FakeSuperLink:
         if path in self.refuse:
             raise self.refuse[path]
         answer = getattr(self, "_" + path.replace("-", "_"))(call.body).SerializeToString()
-        if self.lose_after == path:
-            self.lose_after, self.away = None, True
+        if self.lose_after == path or (self.lose and self.lose.pop(0)):
+            self.away, self.lose_after = self.lose_after == path, None
             raise LinkError("the connection was cut before the answer was whole")
         assert len(answer) <= answer_bytes
         return call.read(answer)
@@ -126,19 +133,25 @@ class FakeSuperLink:
         request = fleet_pb2.PushMessagesRequest.FromString(body)
         tree = request.message_object_trees[0]
         names = {node.object_id for node in inflatable_object.iterate_object_tree(tree)}
-        self._incoming["s1"] = (tree, {})
-        return fleet_pb2.PushMessagesResponse(objects_to_push=names, session_id="s1")
+        there = {name for name in names if name in self.received}
+        if self.taken and tree.object_id in self._announced:
+            return fleet_pb2.PushMessagesResponse(session_id="")
+        self._announced.add(tree.object_id)
+        session = f"s{len(self._incoming)}"
+        self._incoming[session] = (tree, names - there)
+        return fleet_pb2.PushMessagesResponse(objects_to_push=names - there, session_id=session)
 
     def _push_object(self, body: bytes) -> Any:
         self._check_run()
         request = message_pb2.PushObjectRequest.FromString(body)
-        tree, got = self._incoming.get(request.session_id, (None, {}))
-        if tree is None:
+        tree, pending = self._incoming.get(request.session_id, (None, set()))
+        if tree is None or request.object_id not in pending:
             return message_pb2.PushObjectResponse(stored=False)
         assert inflatable_object.get_object_id(request.object_content) == request.object_id
-        got[request.object_id] = request.object_content
-        if set(got) == {node.object_id for node in inflatable_object.iterate_object_tree(tree)}:
-            reply = inflatable_utils.inflate_object_from_contents(tree.object_id, got)
+        pending.discard(request.object_id)
+        self.received[request.object_id] = request.object_content
+        if not pending:
+            reply = inflatable_utils.inflate_object_from_contents(tree.object_id, dict(self.received))
             assert isinstance(reply, Message)
             self.replies.append(reply)
         return message_pb2.PushObjectResponse(stored=True)
