@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -21,7 +20,6 @@ from edgessl.layout import ParameterLayout
 Slots = dict[str, Tensor]
 
 
-@dataclass(frozen=True)
 class Network:
     """The network bound to a flat vector: `network("encoder", x)` applies the named part with those parameters.
 
@@ -31,10 +29,11 @@ class Network:
     `passes` lists what was applied, to what, with what result.
     """
 
-    apply: Callable[..., tuple[Tensor, Slots]]
-    theta: Tensor
-    statistics: Slots = field(default_factory=dict)
-    passes: list[tuple[str, tuple[Any, ...], Tensor]] = field(default_factory=list)
+    # no frozen dataclass: one that is made within a compiled function has no attributes in torch 2.11's dynamo
+    def __init__(self, apply: Callable[..., tuple[Tensor, Slots]], theta: Tensor) -> None:
+        self.apply, self.theta = apply, theta
+        self.statistics: Slots = {}
+        self.passes: list[tuple[str, tuple[Any, ...], Tensor]] = []
 
     def __call__(self, part: str, *arguments: Any) -> Tensor:
         """Apply `part` to `arguments`."""
