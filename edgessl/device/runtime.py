@@ -31,8 +31,11 @@ class SessionProfile:
     provider: str = "CPUExecutionProvider"
     arena_bytes: int = 0
 
-    def session(self, model: bytes, what: str) -> ort.InferenceSession:
-        """A session of serialized ONNX; ConfigError without the provider, BundleError for a bad graph."""
+    def session(self, model: bytes, what: str, *, constant: bool = False) -> ort.InferenceSession:
+        """A session of serialized ONNX; ConfigError without the provider, BundleError for a bad graph.
+
+        `constant`: all weights are constants, so onnxruntime may fold them and lay tensors out in blocks of channels.
+        """
         if self.threads < 1:
             raise ConfigError(f"threads must be >= 1, found {self.threads}")
         if self.provider not in (there := ort.get_available_providers()):
@@ -44,7 +47,8 @@ class SessionProfile:
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.enable_mem_pattern = False  # a third less memory for at most 1% of time
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        level = ort.GraphOptimizationLevel
+        options.graph_optimization_level = level.ORT_ENABLE_ALL if constant else level.ORT_ENABLE_EXTENDED
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self.spinning)))
         options.log_severity_level = 4  # what goes wrong is raised; nothing is printed
         if self.arena_bytes:

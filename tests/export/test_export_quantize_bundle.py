@@ -16,7 +16,8 @@ from edgessl.checkpoint import Checkpoint
 from edgessl.device import Bundle, EncoderRunner, FrozenEncoderRunner, Learner
 from edgessl.device.bundle.onnxwire import initializers
 from edgessl.device.bundle.specs import InputSpec
-from edgessl.device.requantize.encoder import FollowingEncoder, requantized
+from edgessl.device.requantize.encoder import FollowingEncoder
+from edgessl.device.requantize.levels import requantized
 from edgessl.device.requantize.plan import PLAN_FILE, Plan, Slice
 from edgessl.errors import BundleError, ConfigError, InputError
 from edgessl.recipe import build_step, parse_recipe

@@ -196,6 +196,9 @@ class Manifest:
             latent = TensorSpec("latent", ("N", *self.latent.shape))
             self._check_side("backbone.inputs", self.graphs["backbone"].inputs, (samples,))
             self._check_side("backbone.outputs", self.graphs["backbone"].outputs, (latent,))
+            if "tail_int8" in self.graphs:
+                self._check_side("tail_int8.inputs", self.graphs["tail_int8"].inputs, (x,))
+                self._check_side("tail_int8.outputs", self.graphs["tail_int8"].outputs, (embedding,))
         self._check_train(self.graphs["train"])
         self._check_consolidation()
 

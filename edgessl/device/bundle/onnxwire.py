@@ -7,6 +7,9 @@ https://protobuf.dev/programming-guides/encoding/.
 
 from collections.abc import Iterator
 
+import numpy as np
+import numpy.typing as npt
+
 from edgessl.device.bundle.operators import ALLOWED
 from edgessl.device.bundle.specs import MAX_ELEMENTS
 from edgessl.errors import BundleError
@@ -24,6 +27,7 @@ _INSIDE = {
 }
 _EXTERNAL_DATA, _DATA_LOCATION, _NODE_OPERATOR, _NODE_DOMAIN, _MODEL_GRAPH, _DIMS = 13, 14, 4, 7, 7, 1
 _GRAPH_INITIALIZER, _TENSOR_NAME, _RAW_DATA = 5, 8, 9
+_GRAPH_INPUT, _VALUE_NAME, _DATA_TYPE, _FLOAT = 11, 1, 2, 1
 _REFUSED = {"Function": "a function of its own", "SparseTensor": "a sparse tensor"}
 _DOMAINS = (b"", b"ai.onnx")
 
@@ -80,6 +84,51 @@ def initializers(model: bytearray) -> dict[str, memoryview]:
                 if isinstance(name, memoryview) and isinstance(raw, memoryview):
                     found[bytes(name).decode(errors="replace")] = raw
     return found
+
+
+def with_constant(model: bytes, name: str, value: npt.NDArray[np.float32]) -> bytes:
+    """A copy of `model` in which the input `name` is the constant float32 `value`, of any shape.
+
+    A checked graph (`check_graph`) is expected; BundleError when it has no such input.
+    """
+    out, found = bytearray(), False
+    for number, wire, field in _fields(memoryview(model), "graph"):
+        if number == _MODEL_GRAPH and isinstance(field, memoryview):
+            graph = bytearray()
+            for key, kind, part in _fields(field, "graph"):
+                named = key == _GRAPH_INPUT and isinstance(part, memoryview) and _named(part, name)
+                found |= named
+                if not named:
+                    graph += _field(key, kind, part)
+            tensor = b"".join(_field(_DIMS, 0, size) for size in value.shape) + _field(_DATA_TYPE, 0, _FLOAT)
+            tensor += _field(_TENSOR_NAME, 2, name.encode()) + _field(_RAW_DATA, 2, value.astype("<f4").tobytes())
+            field = bytes(graph + _field(_GRAPH_INITIALIZER, 2, tensor))
+        out += _field(number, wire, field)
+    if not found:
+        raise BundleError(f"graph: it has no input {name!r} to make a constant of")
+    return bytes(out)
+
+
+def _named(value_info: memoryview, name: str) -> bool:
+    return any(number == _VALUE_NAME and value == name.encode() for number, _, value in _fields(value_info, "graph"))
+
+
+def _field(number: int, wire: int, value: int | bytes | memoryview) -> bytes:
+    """One field as it lies on the wire; models and graphs have numbers and byte strings only."""
+    if isinstance(value, int):
+        if wire != 0:
+            raise BundleError(f"graph: not an ONNX graph (wire type {wire})")
+        return _as_varint(number << 3) + _as_varint(value)
+    return _as_varint(number << 3 | 2) + _as_varint(len(value)) + bytes(value)
+
+
+def _as_varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
 
 
 def _fields(data: memoryview, what: str) -> Iterator[tuple[int, int, int | memoryview]]:

@@ -1,1 +1,1 @@
-"""The int8 encoder follows what the device learned: new weights and ranges in its graph, checked or undone."""
+"""Encoders with constant weights, int8 or float, that follow what the device learned; checked or undone."""

@@ -1,36 +1,29 @@
-"""The int8 encoder that follows the learner: requantized with numpy, checked against the float one, or undone."""
+"""The encoder with constant weights that follows the learner: made anew with numpy, checked, or undone."""
 
+import statistics
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import onnxruntime as ort
 
 from edgessl.device.bundle.archive import Bundle
-from edgessl.device.bundle.onnxwire import initializers
-from edgessl.device.requantize.arithmetic import (
-    Array,
-    Float,
-    affine,
-    folded,
-    quantize_bias,
-    quantize_weight,
-    scales_for_bias,
-    weight_limit,
-    weight_scales,
-)
-from edgessl.device.requantize.plan import PLAN_FILE, RANGES, Plan
+from edgessl.device.requantize.arithmetic import Float
+from edgessl.device.requantize.forms import FORMS, INT8, Form
+from edgessl.device.requantize.plan import RANGES
 from edgessl.device.runtime import SessionProfile
-from edgessl.errors import BundleError, InputError, ParityError
+from edgessl.errors import BundleError, ConfigError, InputError, ParityError
 
-LEAST_SAMPLES = 16  # for ranges and check together
-MIN_COSINE = 0.95  # mean cosine similarity to the float embeddings, as at export
+LEAST_SAMPLES = 16  # to make the encoder with and to check it on, together
 NEIGHBORS = 10
+LEAST_RUNS = 5  # of each form, to say which is faster
 
 
 @dataclass(frozen=True)
 class Followed:
-    """What requantizing gave on samples that did not set the ranges.
+    """What following gave on samples that did not set the ranges.
 
     `accepted`: the new encoder is in use; otherwise the one before still is, and `reason` says why. `cosine_mean`,
     `cosine_min` to the float embeddings, `neighbor_overlap`: share of each sample's nearest neighbours kept.
@@ -44,135 +37,108 @@ class Followed:
 
 
 class FollowingEncoder:
-    """Embeds with `encoder.int8.onnx`, and makes it anew from the weights that the device learned.
+    """Embeds with weights that are constants of its graph, and makes that anew from the weights the device learned.
 
-    Needs a bundle that was exported to be requantized. Nothing is kept on disk: after a restart, `follow` the resumed
+    Constant weights are what onnxruntime is fast with, but weights that change with every step have to be an input;
+    this encoder is for the time between learning. Nothing is kept on disk: after a restart, `follow` the resumed
     weights; the same weights and samples give the same encoder, bit for bit.
     """
 
-    def __init__(self, bundle: Bundle, profile: SessionProfile | None = None) -> None:
-        """Starts as the factory's int8 encoder; BundleError when the bundle lacks the plan or the ranges graph."""
-        graphs = bundle.manifest.graphs
-        for key in ("encoder_int8", RANGES):
-            if key not in graphs:
-                raise BundleError(f"graph {key!r} is not in this bundle; export it with calibration and --requantize")
+    def __init__(self, bundle: Bundle, profile: SessionProfile | None = None, form: str = INT8) -> None:
+        """Starts as the factory's encoder.
+
+        Args:
+            bundle: behind a cut the backbone stays as it is, and the tail follows.
+            profile: how onnxruntime uses the machine.
+            form: "int8", for which the bundle must have been exported with --requantize, or "float". Which of them is
+                faster depends on the processor; see `fastest`.
+
+        Raises:
+            ConfigError: another form.
+            BundleError: the bundle lacks what the form needs.
+        """
+        if form not in FORMS:
+            raise ConfigError(f"form {form!r}: expected one of {', '.join(FORMS)}")
+        self.form = form
+        self.milliseconds: Mapping[str, float] = MappingProxyType({})  # of each form; what `fastest` measured
         self._profile = profile or SessionProfile()
-        self._plan = Plan.from_bytes(bundle.read(PLAN_FILE))
-        self._slot, self._rows = bundle.manifest.embed_slot, bundle.manifest.batch_size
-        self._model = bundle.read(graphs["encoder_int8"].file)
+        self._maker: Form = FORMS[form](bundle, self._profile)
+        self._manifest, self._rows = bundle.manifest, bundle.manifest.batch_size
+        self._backbone = bundle.backbone(self._profile)
+        self._model = self._maker.factory
         self._session = self._open(self._model)
-        self._measure = self._profile.session(bundle.read(graphs[RANGES].file), graphs[RANGES].file)
+
+    @classmethod
+    def fastest(cls, bundle: Bundle, profile: SessionProfile | None = None, seconds: float = 0.2) -> "FollowingEncoder":
+        """The form in which one sample is embedded fastest on this device, among those that the bundle allows.
+
+        Each is measured in turn, `seconds` in all; `form` and `milliseconds` of the result say what was found.
+        """
+        encoders = {
+            form: cls(bundle, profile, form) for form in FORMS if form != INT8 or RANGES in bundle.manifest.graphs
+        }
+        x = np.zeros((1, *bundle.manifest.input.shape), np.float32)
+        times: dict[str, list[float]] = {form: [] for form in encoders}
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end or min(len(values) for values in times.values()) < LEAST_RUNS:
+            for form, encoder in encoders.items():
+                start = time.perf_counter()
+                encoder.embed(x)
+                times[form].append(1e3 * (time.perf_counter() - start))
+        found = {form: statistics.median(values) for form, values in times.items()}
+        best = encoders[min(found, key=lambda form: found[form])]
+        best.milliseconds = MappingProxyType(found)
+        return best
 
     @property
     def model(self) -> bytes:
-        """The ONNX graph in use."""
+        """The ONNX graph in use; behind a cut, the tail's."""
         return self._model
 
     def embed(self, x: Float) -> Float:
         """Embeddings (N, D) float32 of samples `x` (N, *shape)."""
-        return self._embed(self._session, x)
+        return self._embed(self._session, x if self._backbone is None else self._backbone.latents(x))
 
     def follow(self, theta: Float, samples: Float) -> Followed:
-        """Make the encoder anew from flat weights `theta` (P,) and the ranges of remembered `samples` (N, *shape).
+        """Make the encoder anew from flat weights `theta` (P,) and remembered `samples` (N, *learned): latents behind a
+        cut.
 
-        Every other sample sets the ranges, the rest are what the result is checked on. When it does not agree with the
-        float encoder, or gives NaN, the encoder before stays in use. Costs N float embeddings, N / 2 in
-        int8 and a session.
+        Every other sample sets the ranges of int8, the rest are what the result is checked on. When it does not agree
+        with the float encoder whose weights are an input, or gives NaN, the encoder before stays in use. Costs N
+        float embeddings, N / 2 of the new encoder, and a session.
 
         Raises:
-            InputError: fewer than 16 samples, weights of another size, or NaN in either.
+            InputError: fewer than 16 samples, samples or weights of another size, or NaN in either.
         """
+        size, shape = self._manifest.theta_size, self._manifest.learned.shape
         if len(samples) < LEAST_SAMPLES:
             raise InputError(f"samples: {len(samples)} to requantize with; give at least {LEAST_SAMPLES}")
-        if theta.shape != (self._plan.theta_size,) or theta.dtype != np.float32:
-            raise InputError(
-                f"theta: expected float32[{self._plan.theta_size}], found {theta.dtype}{list(theta.shape)}"
-            )
+        if samples.shape[1:] != shape or samples.dtype != np.float32:
+            raise InputError(f"samples: expected float32 (N, *{shape}), found {samples.dtype} {samples.shape}")
+        if theta.shape != (size,) or theta.dtype != np.float32:
+            raise InputError(f"theta: expected float32[{size}], found {theta.dtype}{list(theta.shape)}")
         if not (np.isfinite(theta).all() and np.isfinite(samples).all()):
             raise InputError("theta or samples hold NaN or infinity; nothing was requantized")
-        _, low, high = self._float(theta, samples[0::2])
-        expected, _, _ = self._float(theta, samples[1::2])
-        if not (np.isfinite(low).all() and np.isfinite(high).all()):
-            return Followed(False, "with these weights activations are not finite", np.nan, np.nan, np.nan)
+        held_out = samples[1::2]
         try:
-            model = requantized(self._model, self._plan, theta, low, high)
+            model = self._maker.made(self._model, theta, samples[0::2])
             session = self._open(model)
-            found = self._embed(session, samples[1::2])
-            figures = agreement(found, expected)
+            figures = agreement(self._embed(session, held_out), self._maker.reference.embed(theta, held_out))
         except (BundleError, ParityError) as error:
             return Followed(False, str(error), np.nan, np.nan, np.nan)
-        if figures[0] < MIN_COSINE:
-            return Followed(False, f"cosine to the float encoder {figures[0]:.3f}, below {MIN_COSINE}", *figures)
+        if figures[0] < (least := self._maker.least_cosine):
+            return Followed(False, f"cosine to the float encoder {figures[0]:.3f}, below {least}", *figures)
         self._model, self._session = model, session
         return Followed(True, "", *figures)
 
     def _open(self, model: bytes) -> ort.InferenceSession:
-        return self._profile.session(model, "encoder.int8.onnx")
+        return self._profile.session(model, f"{self.form} encoder", constant=self._maker.constant)
 
     def _embed(self, session: ort.InferenceSession, x: Float) -> Float:
         n = self._rows
         parts = [session.run(["embedding"], {"x": np.ascontiguousarray(x[i : i + n])})[0] for i in range(0, len(x), n)]
         z: Float = np.concatenate(parts)
         return z
-
-    def _float(self, theta: Float, samples: Float) -> tuple[Float, Float, Float]:
-        """Float embeddings (N, D) by `theta`, and the smallest and largest value (T,) of each activation."""
-        z, low, high = [], [], []
-        for i in range(0, len(samples), self._rows):
-            feeds = {self._slot: theta, "x": np.ascontiguousarray(samples[i : i + self._rows])}
-            embedding, least, most = self._measure.run(["embedding", "low", "high"], feeds)
-            z.append(embedding)
-            low.append(least)
-            high.append(most)
-        return np.concatenate(z), np.min(low, axis=0), np.max(high, axis=0)
-
-
-def requantized(model: bytes, plan: Plan, theta: Float, low: Float, high: Float) -> bytes:
-    """The int8 graph `model` with the constants that `theta` (P,) and the ranges `low`, `high` (T,) give.
-
-    Raises:
-        BundleError: the plan names a constant that is not in the graph, or of another size.
-    """
-    copy = bytearray(model)
-    places = initializers(copy)
-    try:
-        made = constants(plan, theta, low, high)
-    except ValueError as error:  # shapes that do not fit together
-        raise BundleError(f"{PLAN_FILE}: {error}") from None
-    for name, value in made.items():
-        data = value.astype(value.dtype.newbyteorder("<")).tobytes()
-        if name not in places or len(places[name]) != len(data):
-            found = f"{len(places[name])} bytes" if name in places else "nothing"
-            raise BundleError(f"{PLAN_FILE}: constant {name!r}: expected {len(data)} bytes in the graph, found {found}")
-        places[name][:] = data
-    del places  # views that keep the buffer
-    return bytes(copy)
-
-
-def constants(plan: Plan, theta: Float, low: Float, high: Float) -> Mapping[str, Array]:
-    """Every constant that depends on `theta` (P,) or on the ranges `low`, `high` (T,), by name."""
-    made: dict[str, Array] = {name: np.ascontiguousarray(piece.of(theta)) for name, piece in plan.floats}
-    inputs = []
-    for name, least, most in zip(plan.activations, low, high, strict=True):
-        scale, zero = affine(float(least), float(most))
-        made |= {f"{name}.scale": np.asarray(scale), f"{name}.zero": np.asarray(zero)}
-        inputs.append(scale)
-    for layer in plan.layers:
-        weight, activation = layer.weight.of(theta), inputs[layer.input]
-        bias = None if layer.bias is None else layer.bias.of(theta)
-        if layer.norm is not None:
-            norm = layer.norm
-            gain, shift, mean, variance = (p.of(theta) for p in (norm.gain, norm.bias, norm.mean, norm.variance))
-            weight, bias = folded(weight, gain, shift, mean, variance, norm.eps)
-        limit = weight_limit(layer.bits)
-        scales = weight_scales(weight, layer.axis, limit)
-        if bias is not None and layer.bias_levels is not None:
-            scales = scales_for_bias(scales, bias, activation)
-            both = (scales * activation).astype(np.float32)
-            made |= {layer.bias_levels: quantize_bias(bias, both), f"{layer.bias_levels}.scale": both}
-        made[layer.levels] = quantize_weight(weight, scales, layer.axis, limit)
-        made[f"{layer.levels}.scale"] = scales
-    return made
 
 
 def agreement(found: Float, expected: Float) -> tuple[float, float, float]:
