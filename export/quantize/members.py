@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+from edgessl.device.requantize.forms import TAIL
 from edgessl.device.requantize.plan import PLAN_FILE, RANGES
 from edgessl.encoders import Encoder
 from edgessl.errors import ConfigError
@@ -15,10 +16,11 @@ from edgessl.evaluate import embed
 from export.parity import agreement
 from export.quantize.calibration import Array
 from export.quantize.encoder import ORT_CPU, TENSORRT, quantize_graph, settings_for
-from export.quantize.floating import float_encoder, run_in_batches, with_theta
+from export.quantize.floating import FloatGraph, float_encoder, run_in_batches, with_theta
 from export.quantize.int4 import INT4, pack_weights
 from export.quantize.requantization import ranges_graph, requantization_plan
 from export.quantize.settings import Settings
+from export.quantize.writing import Written
 
 TARGETS = (ORT_CPU, TENSORRT, INT4)
 KEYS = {ORT_CPU: "encoder_int8", TENSORRT: "encoder_trt", INT4: "encoder_int4"}
@@ -31,7 +33,7 @@ class Quantization:
     Attributes:
         settings: for ONNX Runtime's CPU; the TensorRT form takes them with 8-bit weights.
         targets: some of "ort-cpu", "tensorrt" and "int4".
-        requantize: the int8 encoder can be made anew on the device, from what it learned.
+        requantize: the int8 encoder can be made anew on the device, from what it learned; behind a cut, an int8 tail.
 
     Raises:
         ConfigError: no or an unknown target, or requantize without "ort-cpu".
@@ -55,7 +57,15 @@ class Members:
     models: dict[str, onnx.ModelProto]
     files: dict[str, bytes]
     parity: dict[str, dict[str, float]]
-    activations: int = 0
+    activations: int = 0  # whose ranges the ranges graph measures
+
+    def __or__(self, other: Members) -> Members:
+        """Both together."""
+        models, files, parity = self.models | other.models, self.files | other.files, self.parity | other.parity
+        return Members(models, files, parity, self.activations + other.activations)
+
+
+Following = tuple[onnx.ModelProto, str, Array]  # the graph (slot, x) -> embedding, the slot's name, its flat weights
 
 
 def quantized_members(
@@ -63,7 +73,7 @@ def quantized_members(
     wanted: Quantization,
     calibration: Array,
     held_out: Array,
-    following: tuple[onnx.ModelProto, str, Array] | None,
+    following: Following | None,
 ) -> Members:
     """Every quantized encoder that is `wanted`, calibrated on one part of the samples and judged on the other.
 
@@ -71,19 +81,15 @@ def quantized_members(
         encoder: the float encoder of samples.
         wanted: what to make.
         calibration, held_out: unlabelled samples `(N, *shape)` float32.
-        following: the graph `(slot, x) -> embedding`, the slot's name and its flat weights, where that graph embeds
-            samples; None behind a cut, where it embeds latents.
+        following: the encoder's graph where that embeds samples; None behind a cut, see `tail_members`.
 
     Raises:
-        ConfigError: requantize behind a cut, or too few samples.
+        ConfigError: too few samples.
         ExportError: the constants are not theta's.
         ParityError: an integer encoder disagrees with the float one.
     """
-    if wanted.requantize and following is None:
-        raise ConfigError("requantize: behind a cut the whole encoder stays as it is; only the float tail learns")
     graph = float_encoder(encoder) if following is None else with_theta(*following)
     made = Members({}, {}, {})
-    activations = 0
     for target in wanted.targets:
         if target == INT4:
             model = pack_weights(graph).model()
@@ -92,9 +98,7 @@ def quantized_members(
             written = quantize_graph(graph, calibration, settings, target)
             model = written.graph.model()
             if target == ORT_CPU and wanted.requantize and following is not None:
-                made.files[PLAN_FILE] = requantization_plan(graph, written, following[2].size).to_bytes()
-                made.models[RANGES] = ranges_graph(following[0], written.activations)
-                activations = len(written.activations)
+                made |= _requantizable(graph, written, following)
         made.models[KEYS[target]] = model
         if target == TENSORRT:
             found = exact_results(model, held_out)
@@ -102,7 +106,36 @@ def quantized_members(
         else:
             what = "int4 encoder" if target == INT4 else "int8 encoder"
             made.parity[KEYS[target]] = agreement(run_in_batches(model, held_out), embed(encoder, held_out), what)
-    return Members(made.models, made.files, made.parity, activations)
+    return made
+
+
+def tail_members(settings: Settings, tail: Following, calibration: Array, held_out: Array) -> Members:
+    """The int8 form of what learns behind a cut, ready to be made anew on the device, and judged on latents.
+
+    Args:
+        settings: how to quantize.
+        tail: its graph takes latents.
+        calibration, held_out: latents `(N, *latent)` float32, as the backbone gives them.
+
+    Raises:
+        ConfigError: too few latents.
+        ExportError: the constants are not theta's.
+        ParityError: the integer tail disagrees with the float one.
+    """
+    graph = with_theta(*tail)
+    written = quantize_graph(graph, calibration, settings)
+    model = written.graph.model()
+    figures = agreement(run_in_batches(model, held_out), run_in_batches(graph.model(), held_out), "int8 tail")
+    return Members({TAIL: model}, {}, {TAIL: figures}) | _requantizable(graph, written, tail)
+
+
+def _requantizable(graph: FloatGraph, written: Written, following: Following) -> Members:
+    """What a device makes `written` anew with."""
+    plan, ranges = (
+        requantization_plan(graph, written, following[2].size),
+        ranges_graph(following[0], written.activations),
+    )
+    return Members({RANGES: ranges}, {PLAN_FILE: plan.to_bytes()}, {}, len(written.activations))
 
 
 def exact_results(model: onnx.ModelProto, samples: Array, batch: int = 32) -> Array:
