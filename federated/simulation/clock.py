@@ -2,11 +2,12 @@
 
 The server's waiting moves the clock. Devices follow the models of `fleet`: a message waits until the device looks for
 it and its link is up, travels, is computed on after what the device does already, and its reply travels back; the
-server handles messages and replies one after the other. Times do not depend on the machine that simulates.
+server shares its time among the messages and replies it has. Times do not depend on the machine that simulates.
 """
 
 import heapq
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -17,6 +18,10 @@ from edgessl.errors import FederationError
 from federated import compat
 from federated.simulation.fleet import Fleet, Trip
 from federated.simulation.grid import FIRST_NODE, Client, Letter, LocalGrid, unavailable
+
+Happen = Callable[[float], None]
+"""What happens at a time."""
+_ROUNDING = 1e-9  # of seconds of service
 
 
 class VirtualGrid(LocalGrid):
@@ -30,11 +35,11 @@ class VirtualGrid(LocalGrid):
         super().__init__(client, len(fleet.devices), run_config)
         self.fleet = fleet
         self._now = 0.0
-        self._events: list[tuple[float, int, Callable[[float], None]]] = []
+        self._events: list[tuple[float, int, Happen]] = []
         self._order = itertools.count()
         self._messages = [0] * self.num_nodes
         self._free = [0.0] * self.num_nodes
-        self._server_free = 0.0
+        self._server = SharedServer(fleet.server_s, self._at)
         self._ready: dict[str, tuple[Message, bytes | None]] = {}
 
     def now(self) -> float:
@@ -83,18 +88,15 @@ class VirtualGrid(LocalGrid):
             self.wait(max(min(self._events[0][0], end) - self._now, 1e-9))
         return list(self.pull_messages(names))
 
-    def _at(self, time: float, happen: Callable[[float], None]) -> None:
+    def _at(self, time: float, happen: Happen) -> None:
         heapq.heappush(self._events, (time, next(self._order), happen))
 
-    def _serve(self, time: float) -> float:
-        """The server takes up a request that came at `time`; when it is done with it."""
-        self._server_free = max(time, self._server_free) + self.fleet.server_s
-        return self._server_free
-
     def _fetch(self, name: str, letter: Letter, trip: Trip, time: float) -> None:
+        self._server.take(time, partial(self._hand_out, name, letter, trip))
+
+    def _hand_out(self, name: str, letter: Letter, trip: Trip, time: float) -> None:
         node, device = letter.partition, self.fleet.devices[letter.partition]
-        arrived = self._serve(time) + trip.latency_s + len(letter.content) / device.down
-        begun = max(arrived, self._free[node])
+        begun = max(time + trip.latency_s + len(letter.content) / device.down, self._free[node])
         if trip.dies:
             self.bytes_down += len(letter.content)
             self._at(begun + self.fleet.patience_s, partial(self._deliver, name, unavailable(letter), None))
@@ -109,8 +111,54 @@ class VirtualGrid(LocalGrid):
         self._at(sent + travels, partial(self._land, name, reply, content))
 
     def _land(self, name: str, reply: Message, content: bytes | None, time: float) -> None:
-        self._at(self._serve(time), partial(self._deliver, name, reply, content))
+        self._server.take(time, partial(self._deliver, name, reply, content))
 
     def _deliver(self, name: str, reply: Message, content: bytes | None, time: float) -> None:
         compat.stamp(reply)
         self._ready[name] = reply, content
+
+
+class SharedServer:
+    """A server whose time all that it handles share alike, `work` seconds of it each (egalitarian processor sharing).
+
+    So does a SuperLink: a message takes a dozen requests, and those of all devices alternate. What comes alone is done
+    after `work`; of n that come together none is done before n x `work` (Kleinrock, Queueing Systems II, 1976, 4.4).
+    `at(time, happen)` is asked to let things happen.
+    """
+
+    def __init__(self, work: float, at: Callable[[float, Happen], None]) -> None:
+        self._work, self._at = work, at
+        self._inside: deque[tuple[float, Happen]] = deque()  # the service at which each is done: first in, first out
+        self._service = 0.0  # seconds of work that each of those inside has had since the beginning of time
+        self._time = 0.0
+        self._changes = 0
+
+    def take(self, time: float, done: Happen) -> None:
+        """What comes at `time`; `done` happens when it was handled."""
+        self._advance(time)
+        self._inside.append((self._service + self._work, done))
+        self._announce()
+
+    def _advance(self, time: float) -> None:
+        if self._inside:
+            self._service += (time - self._time) / len(self._inside)
+        self._time = time
+
+    def _announce(self) -> None:
+        """The next one is done at this time, unless something comes before."""
+        self._changes += 1
+        left = max(0.0, self._inside[0][0] - self._service)
+        self._at(self._time + left * len(self._inside), partial(self._finish, self._changes))
+
+    def _finish(self, change: int, time: float) -> None:
+        if change != self._changes:
+            return
+        self._advance(time)
+        self._service = max(self._service, self._inside[0][0])  # it is done, whatever rounding says
+        done = []
+        while self._inside and self._inside[0][0] <= self._service + _ROUNDING:
+            done.append(self._inside.popleft()[1])
+        if self._inside:
+            self._announce()
+        for happen in done:
+            happen(time)

@@ -68,7 +68,7 @@ class Fleet:
     Args:
         devices: one per partition.
         seed: of every draw.
-        server_s: seconds that the server is busy with each message and with each reply, one after the other.
+        server_s: seconds of work that each message and each reply is to the server, which does all it has by turns.
         patience_s: seconds after which a device that died is given up: Flower's heartbeats come every 30 s and two of
             them may be missed.
     """

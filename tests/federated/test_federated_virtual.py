@@ -1,5 +1,7 @@
 """The virtual clock beside closed forms, brute force and itself."""
 
+import heapq
+import itertools
 import math
 
 import numpy as np
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from edgessl.errors import FederationError
 from federated import Device, Fleet, RoundSettings, VirtualGrid, make_server_app, pack, run_local
 from federated.exchange import POLL_SECONDS
+from federated.simulation.clock import SharedServer
 from federated.strategies import FedBuff
 
 SIZE = 64
@@ -43,11 +46,45 @@ def test_a_round_takes_what_the_slowest_device_takes(adding_client, digest):
     np.testing.assert_array_equal(theta, START + 1)
 
 
-def test_the_server_handles_one_message_after_the_other(adding_client, digest):
+def test_the_server_needs_its_time_for_each_message_and_reply(adding_client, digest):
     fleet = Fleet([Device() for _ in range(50)], server_s=0.2)
     client = adding_client({i: (1.0, 1) for i in range(50)}, SIZE)
     ((record, _),), _ = federate(client, fleet, digest)
     assert record["seconds"] == pytest.approx(50 * 2 * 0.2, abs=POLL_SECONDS)
+
+
+def test_messages_share_the_server_so_the_slowest_device_gets_its_own_last(adding_client, digest):
+    fleet = Fleet([Device(compute_s=30.0)] + [Device() for _ in range(19)], server_s=0.25)
+    ((record, _),), _ = federate(adding_client({i: (1.0, 1) for i in range(20)}, SIZE), fleet, digest)
+    assert record["seconds"] == pytest.approx(20 * 0.25 + 30 + 0.25, abs=POLL_SECONDS)
+
+
+def step_by_step(arrivals, work, dt):
+    """When each is done by a server that gives each of those inside dt / n of its time in turn."""
+    left, done, time = dict.fromkeys(range(len(arrivals)), work), {}, 0.0
+    while left:
+        inside = [i for i in left if arrivals[i] <= time]
+        for i in inside:
+            left[i] -= dt / len(inside)
+            if left[i] <= 0:
+                done[i] = time + dt
+                del left[i]
+        time += dt
+    return [done[i] for i in range(len(arrivals))]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=8), st.integers(1, 10))
+def test_a_shared_server_is_done_when_brute_force_is(quarters, work):
+    arrivals, events, done, order = [q / 4 for q in sorted(quarters)], [], {}, itertools.count()
+    server = SharedServer(work / 8, lambda time, happen: heapq.heappush(events, (time, next(order), happen)))
+    for i, time in enumerate(arrivals):
+        heapq.heappush(events, (time, next(order), lambda t, i=i: server.take(t, lambda at: done.__setitem__(i, at))))
+    while events:
+        time, _, happen = heapq.heappop(events)
+        happen(time)
+    expected = step_by_step(arrivals, work / 8, 1 / 512)
+    assert [done[i] for i in range(len(arrivals))] == pytest.approx(expected, abs=0.05)
 
 
 def test_a_device_that_dies_is_given_up_and_the_others_make_the_round(adding_client, digest):
