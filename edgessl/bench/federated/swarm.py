@@ -24,6 +24,7 @@ from flwr.app import Message
 
 from edgessl.bench.device.bundles import checkpoint
 from edgessl.bench.federated.node import BATCH, memory
+from edgessl.bench.federated.wire import online, row
 from edgessl.device import Bundle
 from export import export_bundle
 from export.parity import random_fields
@@ -96,7 +97,7 @@ def measure(
         }
         told |= {
             "sleeps": sleeps or [0.0] * registered,
-            "poll": [10, 20] if slow else [1, 1],
+            "poll": [60, 120] if slow else [1, 1],
             "folder": str(folder / "s"),
         }
         (folder / "told").write_text(json.dumps(told) + "\n")
@@ -109,7 +110,7 @@ def measure(
             with Programs(environment(folder / "flwr"), folder / "logs", _LIMIT) as nodes:
                 command = f"exec {sys.executable} -m edgessl.bench.federated.swarm < {folder / 'told'}"
                 nodes.start("swarm", "bash", "-c", command)
-                nodes.wait(lambda: _online(operator) == registered, f"{registered} nodes to join", every=2.0)
+                nodes.wait(lambda: online(operator) == registered, f"{registered} nodes to join", every=2.0)
                 progress(f"{registered} nodes joined")
                 for number in range(1, 3 if sleeps else 2):
                     config: dict[str, object] = {
@@ -119,7 +120,9 @@ def measure(
                     config |= {"rounds": rounds, "min-nodes": asked, "fraction-train": asked / registered}
                     operator.wait(operator.submit(f"bench{number}", config), keep_on=lambda: True)
                     result = FederationResult.load(folder / f"{number}.safetensors", Bundle.open(bundle).digest)
-                    rows.append(_row(result, asked, registered))
+                    rows.append(
+                        row(result, asked, registered) | {"node_peak_rss_mb": None}
+                    )  # many nodes share a process
                     rows[-1]["server_rss_mb"] = memory(superlink.group("superlink"))["rss"]
                     rows[-1]["registered_per_second"] = round(registered / registering, 1)
                     progress(f"{asked} of {registered}: {rows[-1]['p50_s']} s a round")
@@ -175,31 +178,6 @@ def virtual(parameters: int, sleeps: list[float], rounds: int, server_s: float, 
     )
     run_local(server, client, len(sleeps), fleet=Fleet(devices, server_s=server_s))
     return seconds
-
-
-def _online(operator: Operator) -> int:
-    return sum(device.status == "online" for device in operator.devices())
-
-
-def _row(result: FederationResult, asked: int, registered: int) -> dict[str, Any]:
-    times = [record["seconds"] for record in result.rounds]
-    messages = sum(record["clients"] for record in result.rounds)
-    p50, p95 = (round(float(np.percentile(times, q)), 2) for q in (50, 95))
-    return {
-        "level": "C",
-        "clients": asked,
-        "registered": registered,
-        "parameters": len(result.theta),
-        "seconds": p50,
-        "p50_s": p50,
-        "p95_s": p95,
-        "round_seconds": [round(t, 2) for t in times],
-        "updates_per_second": round(messages / sum(times), 2),
-        "bytes_up_per_update": sum(record["bytes_up"] for record in result.rounds) // max(1, messages),
-        "bytes_down_per_update": sum(record["bytes_down"] for record in result.rounds) // max(1, messages),
-        "failures": sum(len(record["failures"]) for record in result.rounds),
-        "node_peak_rss_mb": None,  # many nodes share a process
-    }
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -46,7 +47,7 @@ def measure(clients: int, rounds: int, encoder: str, progress: Callable[[str], N
             with Programs(environment(folder / "flwr"), folder / "logs", _LIMIT) as nodes:
                 for i, key in enumerate(names):
                     _join(nodes, key, i, folder, bundle, server.address)
-                nodes.wait(lambda: _online(operator) == clients, f"{clients} nodes to join", every=1.0)
+                nodes.wait(lambda: online(operator) == clients, f"{clients} nodes to join", every=1.0)
                 progress(f"{clients} nodes joined")
                 config: dict[str, object] = {"bundle": str(bundle), "save-to": str(folder / "fleet.safetensors")}
                 config |= {"rounds": rounds, "min-nodes": clients, "local-steps": LOCAL_STEPS}
@@ -54,25 +55,35 @@ def measure(clients: int, rounds: int, encoder: str, progress: Callable[[str], N
                     run = operator.submit("bench", config)
                     operator.wait(run, keep_on=lambda: True)
         result = FederationResult.load(folder / "fleet.safetensors", Bundle.open(bundle).digest)
-    messages = sum(record["clients"] for record in result.rounds)
-    times = [record["seconds"] for record in result.rounds]
-    p50, p95 = (float(np.percentile(times, q)) for q in (50, 95))
     return {
-        "level": "C",
-        "clients": clients,
-        "registered": clients,
-        "parameters": len(result.theta),
+        **row(result, clients, clients),
         "rounds": rounds,
-        "seconds": round(p50, 2),
-        "p50_s": round(p50, 2),
-        "p95_s": round(p95, 2),
-        "round_seconds": [round(t, 2) for t in times],
-        "updates_per_second": round(messages / sum(times), 2),
-        "bytes_up_per_update": sum(record["bytes_up"] for record in result.rounds) // messages,
-        "bytes_down_per_update": sum(record["bytes_down"] for record in result.rounds) // messages,
-        "failures": sum(len(record["failures"]) for record in result.rounds),
         "server_peak_rss_mb": peaks["server"],
         "node_peak_rss_mb": peaks["node"],
+    }
+
+
+def row(result: FederationResult, asked: int, registered: int) -> dict[str, Any]:
+    """A row of level C: what the rounds of `result` say, `asked` of `registered` nodes taking part in each."""
+    times = [record["seconds"] for record in result.rounds]
+    messages = sum(record["clients"] for record in result.rounds)
+    reasons = Counter(why for record in result.rounds for why in record["failures"].values())
+    p50, p95 = (round(float(np.percentile(times, q)), 2) for q in (50, 95))
+    return {
+        "level": "C",
+        "clients": asked,
+        "registered": registered,
+        "parameters": len(result.theta),
+        "seconds": p50,
+        "p50_s": p50,
+        "p95_s": p95,
+        "round_seconds": [round(t, 2) for t in times],
+        "updates_per_second": round(messages / sum(times), 2),
+        "bytes_up_per_update": sum(record["bytes_up"] for record in result.rounds) // max(1, messages),
+        "bytes_down_per_update": sum(record["bytes_down"] for record in result.rounds) // max(1, messages),
+        "failures": reasons.total(),
+        "reasons": dict(reasons),
+        "reminded": sum(record["reminded"] for record in result.rounds),
     }
 
 
