@@ -94,7 +94,8 @@ def _join(nodes: Programs, key: str, seed: int, folder: Path, bundle: Path, addr
     nodes.start(key, "python", "-m", "edgessl", "federate", "join", str(bundle), *where, *own)
 
 
-def _online(operator: Operator) -> int:
+def online(operator: Operator) -> int:
+    """How many registered devices the server sees."""
     return sum(device.status == "online" for device in operator.devices())
 
 
