@@ -36,7 +36,7 @@ class Buffered:
         """
         exchange, wanted = self._exchange, self._strategy
         exchange.tally.goal = wanted.buffer
-        if not exchange.busy:  # those that are at work are no longer waited for
+        if not exchange.traffic.busy:  # those that are at work are no longer waited for
             self._selection.wait_for(exchange, number)
         self._bases[number] = (hash, theta)
         self._bases = {k: v for k, v in self._bases.items() if number - k <= wanted.max_staleness}
@@ -44,7 +44,7 @@ class Buffered:
         deadline, failed = exchange.now() + self._settings.round_timeout, set[int]()
         while len(ages) < wanted.buffer:
             self._dispatch(number, failed, message)
-            if not exchange.busy:
+            if not exchange.traffic.busy:
                 break
             came = False
             for asked, reply in exchange.pull():
@@ -62,8 +62,7 @@ class Buffered:
                 means.add(update.metrics)
                 if len(ages) == wanted.buffer:
                     break
-            failed |= {asked.node for asked in exchange.overdue()}
-            exchange.remind()
+            failed |= {asked.node for asked in exchange.tend()}
             if exchange.now() >= deadline:
                 break
             if not came:
@@ -75,7 +74,7 @@ class Buffered:
 
     def _dispatch(self, number: int, failed: set[int], message: Sender) -> None:
         """Let idle nodes train until enough do."""
-        busy = self._exchange.busy
+        busy = self._exchange.traffic.busy
         idle = [n for n in self._selection.eligible(self._exchange, number) if n not in failed]
         wanted = max(round(self._settings.fraction_train * (len(idle) + len(busy))), self._settings.min_nodes)
         rng = np.random.default_rng((self._settings.seed, number, self._exchange.tally.clients))

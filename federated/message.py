@@ -143,9 +143,10 @@ def config_of(content: RecordDict) -> dict[str, Any]:
     return dict(records(content, ConfigRecord).get(CONFIG, ConfigRecord()))
 
 
-def repeat(message: Message, name: str) -> Message:
-    """A message that repeats the one of that name, whose reply did not come."""
-    return Message(message.content, message.metadata.dst_node_id, message.metadata.message_type, group_id=_AGAIN + name)
+def repeat(message: Message, name: str, ttl: float) -> Message:
+    """A message, good for `ttl` seconds, that repeats the one of that name, whose reply did not come."""
+    about = message.metadata
+    return Message(message.content, about.dst_node_id, about.message_type, ttl=ttl, group_id=_AGAIN + name)
 
 
 def repeated(metadata: Metadata) -> str:

@@ -45,8 +45,8 @@ class Selection:
 
     def eligible(self, exchange: Exchange, number: int) -> list[int]:
         """The nodes that may be asked now, sorted."""
-        busy, may = exchange.busy, self._eligible
-        return [n for n in sorted(exchange.grid.get_node_ids()) if n not in busy and (may is None or may(n, number))]
+        busy, may = exchange.traffic.busy, self._eligible
+        return [n for n in sorted(exchange.traffic.nodes()) if n not in busy and (may is None or may(n, number))]
 
     def note(self, number: int, failed: Iterable[int]) -> None:
         """These nodes failed in round `number`."""
@@ -69,7 +69,7 @@ class Selection:
         deadline = exchange.now() + wanted.node_timeout
         while len(nodes := self.eligible(exchange, number)) < wanted.min_nodes:
             if exchange.now() >= deadline:
-                connected, busy = list(exchange.grid.get_node_ids()), exchange.busy
+                connected, busy = exchange.traffic.nodes(), exchange.traffic.busy
                 raise FederationError(
                     f"{len(nodes)} of {wanted.min_nodes} nodes eligible within {wanted.node_timeout:g} s "
                     f"({len(connected)} connected, {len(busy)} busy); start more nodes or lower min_nodes"

@@ -30,6 +30,7 @@ from federated.result import FederationResult
 from federated.selection import Chosen, Eligible, Selection
 from federated.settings import RoundSettings
 from federated.strategies import FedBuff, Stateful, Streaming, StreamingFedAvg
+from federated.traffic import Traffic
 
 REFUSALS = 3  # versions refused one after the other, after which a run ends
 
@@ -81,8 +82,8 @@ def make_server_app(
         downlink = (
             None if settings.downlink == WHOLE else Downlink(parse_codec(settings.downlink), version_of(initial_theta))
         )
-        size, limit, remind_after = len(initial_theta), settings.round_timeout, settings.remind_after
-        exchange = Exchange(grid, bundle_digest, size, limit, downlink, remind_after=remind_after)
+        traffic = Traffic(grid, settings.round_timeout, settings.remind_after)
+        exchange = Exchange(traffic, bundle_digest, len(initial_theta), downlink)
         run = _Run(exchange, settings, strategy or StreamingFedAvg(), Selection(settings, eligible))
         run.secure = secure
         run.fixed = {**(client_config or {}), DIGEST: bundle_digest}
@@ -196,7 +197,7 @@ class _Run:
         nodes, goal = self._selection.choose(self._exchange, number)
         self._exchange.tally.goal = goal
         arrays = ArrayRecord({THETA: Array(theta)})
-        chosen = Chosen(self._exchange.grid, nodes)
+        chosen = Chosen(self._exchange.traffic.grid, nodes)
         messages = list(strategy.configure_train(number, arrays, self._config(number), chosen))
         if self.secure is not None:
             assert isinstance(strategy, Streaming)

@@ -25,6 +25,7 @@ LOWEST, BELOW = (1, 41), (1, 43)
 SUPPORTED = ">=1.41,<1.43"
 SERVER_NODE_ID = 1  # what the SuperLink calls itself
 CLIENT_RAISED = 2  # ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+LOST = (3, 4)  # ErrorCode.MESSAGE_UNAVAILABLE and REPLY_MESSAGE_UNAVAILABLE
 NODE_UNAVAILABLE = 5  # ErrorCode.NODE_UNAVAILABLE
 _message_ids = itertools.count(1)
 
@@ -143,6 +144,13 @@ def local_identity() -> Iterator[None]:
     finally:
         for name, value in before.items():
             setattr(TaskIdentity, name, value)
+
+
+def temporary(error: Exception) -> bool:
+    """Whether a grid raised it because its SuperLink failed for the moment: its database was locked, above all."""
+    import httpx
+
+    return isinstance(error, httpx.HTTPStatusError) and error.response.status_code >= 500
 
 
 @contextlib.contextmanager

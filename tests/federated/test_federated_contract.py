@@ -41,6 +41,7 @@ OTHER_PYTHON = os.environ.get("EDGESSL_FLWR_PYTHON", "")
 def test_error_numbers_and_bounds_are_flowers():
     assert compat.CLIENT_RAISED == ErrorCode.CLIENT_APP_RAISED_EXCEPTION
     assert compat.NODE_UNAVAILABLE == ErrorCode.NODE_UNAVAILABLE
+    assert compat.LOST == (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
     assert fleet.RUN_IS_OVER == ApiErrorCode.FLEET_RUN_STATUS_NOT_ALLOWED
     assert fleet.KEY_IN_USE == ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE
     assert (fleet.SHORTEST_HEARTBEAT, fleet.LONGEST_HEARTBEAT) == (HEARTBEAT_MIN_INTERVAL, HEARTBEAT_MAX_INTERVAL)

@@ -275,7 +275,7 @@ class TestPowerCuts:
 
 def reminder(name: str, **config: Any) -> Message:
     """What a server sends when the reply to the message of that name does not come."""
-    again = wire.repeat(message(records(THETA, **config)), name)
+    again = wire.repeat(message(records(THETA, **config)), name, 600.0)
     outgoing = message(records(THETA, **config))
     outgoing.metadata.group_id = again.metadata.group_id
     return outgoing

@@ -1,17 +1,19 @@
 """A node that is silent is sent its message once more, and of two replies one counts."""
 
+import httpx
 import numpy as np
 import pytest
-from flwr.app import Message
+from flwr.app import Error, Message
 
 from edgessl.device import Learner
 from edgessl.errors import FederationError
 from federated import LocalGrid, RoundSettings, compat, make_server_app, pack
 from federated.client import train_round
-from federated.exchange import CLOCKS, POLL_SECONDS
+from federated.exchange import POLL_SECONDS
 from federated.lineage import BRANCH, FEDERATION
 from federated.message import repeat, repeated
 from federated.strategies import FedBuff
+from federated.traffic import CLOCKS
 
 SIZE = 8
 START = np.zeros(SIZE, np.float32)
@@ -139,11 +141,89 @@ def test_nobody_is_reminded_where_nothing_is_lost_or_nobody_wants_it(client, dig
     assert (record["reminded"], record["clients"]) == (0, 2)
 
 
+def test_a_reply_that_the_superlink_lost_is_asked_for_again_at_once(client, digest):
+    class Losing(Wire):
+        """As a SuperLink that was too busy to hand over what it had already taken from its store."""
+
+        def pull_messages(self, names):
+            replies = super().pull_messages(names)
+            for reply in replies:
+                if len(self.sent) == 2 and reply.metadata.src_node_id == 101:
+                    reply.content = None
+                    reply.error = Error(compat.LOST[0], "gone")
+            return replies
+
+    ((record, theta),) = federate(Losing(client, 2), digest, remind_after=30.0)
+    assert (record["clients"], record["failures"], record["reminded"]) == (2, {}, 1)
+    assert record["seconds"] < 2
+    np.testing.assert_array_equal(theta, START + 2.0)
+    ((record, _),) = federate(Losing(client, 2), digest, remind_after=0.0)
+    assert record["failures"] == {"101": "error 3: gone"}
+
+
+def busy(status=500):
+    request = httpx.Request("POST", "http://localhost/v1/runtime/pull-messages")
+    return httpx.HTTPStatusError("database is locked", request=request, response=httpx.Response(status))
+
+
+def test_a_superlink_that_is_too_busy_for_a_moment_is_asked_again(client, digest):
+    class Busy(Wire):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.calls = {}
+
+        def fail(self, call):
+            self.calls[call] = self.calls.get(call, 0) + 1
+            if self.calls[call] == 1:
+                raise busy()
+
+        def get_node_ids(self):
+            self.fail("nodes")
+            return super().get_node_ids()
+
+        def push_messages(self, messages):
+            names = super().push_messages(messages)
+            self.fail("push")  # too late: it has taken them
+            return names
+
+        def pull_messages(self, names):
+            self.fail("pull")
+            return super().pull_messages(names)
+
+    grid = Busy(client, 2)
+    ((record, theta),) = federate(grid, digest, remind_after=30.0)
+    assert (record["clients"], record["failures"], record["reminded"]) == (2, {}, 0)
+    assert {message.metadata.message_id for _, _, message in grid.sent[:2]}.isdisjoint(
+        message.metadata.message_id for _, _, message in grid.sent[2:]
+    )
+    np.testing.assert_array_equal(theta, START + 2.0)
+
+
+@pytest.mark.parametrize("error", [busy(401), ZeroDivisionError()], ids=["refused", "a bug"])
+def test_any_other_error_of_a_grid_ends_the_run(client, digest, error):
+    class Broken(Wire):
+        def pull_messages(self, names):
+            raise error
+
+    with pytest.raises(type(error)):
+        federate(Broken(client, 2), digest)
+
+
+def test_replies_beyond_the_goal_are_late_and_their_nodes_free(adding_client, digest):
+    """A list of replies is handed over once: what is not looked at in this round is not asked for again."""
+    grid = Wire(adding_client({i: (1.0, 1) for i in range(4)}, SIZE), 4)
+    records = federate(grid, digest, rounds=3, fraction_train=0.5, over_selection=2.0)
+    assert [r["clients"] for r, _ in records] == [2, 2, 2]
+    assert [r["asked"] for r, _ in records] == [4, 4, 4]
+    assert [r["failures"] for r, _ in records] == [{}, {}, {}]
+    assert [r["late"] for r, _ in records] == [0, 2, 2]
+
+
 def test_a_learner_answers_a_round_once(bundle, samples, identity, tmp_path):
     config = {FEDERATION: "f", BRANCH: 0}
     content = pack(bundle.state()["theta"], bundle_digest=bundle.digest, round_number=1, config=config)
     first = Message(content, 100, "train")
-    again = repeat(first, compat.stamp(first))
+    again = repeat(first, compat.stamp(first), 600.0)
     compat.stamp(again)
     with Learner.open(bundle, tmp_path / "state", memory_bytes=4096) as learner:
         learner.observe(samples(64))

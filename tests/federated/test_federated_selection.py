@@ -10,6 +10,7 @@ from federated import RoundSettings
 from federated.exchange import Exchange
 from federated.selection import Selection
 from federated.simulation import LocalGrid
+from federated.traffic import Traffic
 
 
 def chosen(nodes, number, eligible=None, failed=(), **options):
@@ -18,7 +19,7 @@ def chosen(nodes, number, eligible=None, failed=(), **options):
     selection = Selection(RoundSettings(1, **options), eligible)
     for round_number, node in failed:
         selection.note(round_number, [node])
-    return selection.choose(Exchange(grid, "", 1, 0.0), number)
+    return selection.choose(Exchange(Traffic(grid, 0.0), "", 1), number)
 
 
 def sampled(nodes, number, **options):
@@ -85,7 +86,7 @@ def test_what_a_checkpoint_keeps_is_enough():
     selection.note(2, [100, 103])
     again = Selection(RoundSettings(1, fraction_train=0.5, cool_down=3))
     again.load_state(selection.state())
-    exchange = Exchange(LocalGrid(lambda message, context: message, 8), "", 1, 0.0)
+    exchange = Exchange(Traffic(LocalGrid(lambda message, context: message, 8), 0.0), "", 1)
     assert again.choose(exchange, 4) == selection.choose(exchange, 4)
 
 

@@ -222,7 +222,7 @@ class SecureRound:
         A device whose reply it refuses has dropped out.
         """
         messages = [Message(content, node, MessageType.TRAIN) for node, content in questions.items()]
-        self._exchange.push(messages, self._terms.number)
+        self._exchange.push(messages, self._terms.number, remind=False)  # a device's secrets are told once
         while True:
             for node, reply in self._exchange.raw(self._terms.number):
                 try:
@@ -233,7 +233,7 @@ class SecureRound:
                     self._exchange.tally.failures[str(node)] = f"refused: stage {stage}: {error}"
                     continue
                 yield node, found
-            if not self._exchange.busy.intersection(questions):
+            if not self._exchange.traffic.busy.intersection(questions):
                 return
             self._exchange.wait(POLL_SECONDS)
 
