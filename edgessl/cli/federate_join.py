@@ -97,7 +97,7 @@ def join(
     from federated.compat.lean import use_lean_flower
 
     use_lean_flower()
-    from edgessl.device import Bundle, Learner, Trust, read_public_key
+    from edgessl.device import Bundle, Learner, SessionProfile, Trust, read_public_key
     from federated.node import NodeSettings
     from federated.node.device import Device
     from federated.node.device import join as join_federation
@@ -112,7 +112,8 @@ def join(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     opened = Bundle.open(bundle, trust)
-    with Learner.open(opened, state, memory_bytes=memory, seed=seed, device_key=device_key) as learner:
+    lean = SessionProfile(arena=False)  # between rounds, the memory of a step is the system's
+    with Learner.open(opened, state, memory_bytes=memory, seed=seed, profile=lean, device_key=device_key) as learner:
         join_federation(device, learner, settings, stop, lambda event: _print(event, as_json))
 
 

@@ -24,12 +24,14 @@ class SessionProfile:
     `threads`: compute threads; `spinning`: let idle threads spin (about a tenth faster, costs energy);
     `provider`: an execution provider by its onnxruntime name, an error when this build does not have it.
     `arena_bytes`: what all sessions of the process may allocate together, see budget.cap_arena; 0 sets no cap.
+    `arena`: keep what a run allocated for the next one; False, without a cap: the C library has it back after each.
     """
 
     threads: int = 1
     spinning: bool = False
     provider: str = "CPUExecutionProvider"
     arena_bytes: int = 0
+    arena: bool = True
 
     def session(self, model: bytes, what: str, *, constant: bool = False) -> ort.InferenceSession:
         """A session of serialized ONNX; ConfigError without the provider, BundleError for a bad graph.
@@ -47,6 +49,7 @@ class SessionProfile:
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.enable_mem_pattern = False  # a third less memory for at most 1% of time
+        options.enable_cpu_mem_arena = self.arena
         level = ort.GraphOptimizationLevel
         options.graph_optimization_level = level.ORT_ENABLE_ALL if constant else level.ORT_ENABLE_EXTENDED
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self.spinning)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -59,9 +60,13 @@ def join(device: Device, learner: Learner, settings: NodeSettings, stop: threadi
     largest = min(settings.max_bytes, message_bytes(learner.bundle.manifest.theta_size))
 
     def answer(message: Message) -> Message:
-        if device.stream is not None:
-            catch_up(learner, np.load(device.stream, mmap_mode="r", allow_pickle=False))
-        return train_round(message, learner, device.local_steps, device.privacy, vault, secure_only=device.secure_only)
+        try:
+            if device.stream is not None:
+                catch_up(learner, np.load(device.stream, mmap_mode="r", allow_pickle=False))
+            only = device.secure_only
+            return train_round(message, learner, device.local_steps, device.privacy, vault, secure_only=only)
+        finally:
+            _hand_back()
 
     with ExitStack() as stack:
         link = Link(device.server, identity, None if device.ca is None else trust(device.ca))
@@ -69,6 +74,12 @@ def join(device: Device, learner: Learner, settings: NodeSettings, stop: threadi
         letters = Letters(device.state / "letters")
         node = Node(link, letters, answer, replace(settings, max_bytes=largest), gates=device.gates, on_event=on_event)
         node.run(stop)
+
+
+def _hand_back() -> None:
+    """Give the system the memory that this process has freed (glibc keeps it; other C libraries have no such call)."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 def _identity(device: Device) -> Identity:

@@ -106,6 +106,9 @@ def test_profile_reaches_onnxruntime(bundle):
     options = session.get_session_options()
     assert options.intra_op_num_threads == 2
     assert not options.enable_mem_pattern
+    assert options.enable_cpu_mem_arena
     assert options.graph_optimization_level == ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "1"
     assert session.get_providers() == ["CPUExecutionProvider"]
+    frugal = SessionProfile(arena=False).session(bundle.read("train.onnx"), "train.onnx")
+    assert not frugal.get_session_options().enable_cpu_mem_arena

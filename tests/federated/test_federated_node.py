@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import resource
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,7 @@ from federated import message as wire
 from federated.client import train_round
 from federated.compat import fleet
 from federated.node import Letters, Node, NodeSettings, RefusedError, message_bytes
+from federated.node.device import _hand_back
 from federated.node.heartbeat import Heartbeat
 from federated.node.pace import Pace
 
@@ -545,3 +549,20 @@ def test_pace_grows_to_its_bound_and_starts_again():
     assert pace.wait() == 1.0
     spread = [Pace(1.0, 60.0).wait() for _ in range(200)]
     assert 0.75 <= min(spread) < 0.9 < 1.1 < max(spread) <= 1.25
+
+
+def test_memory_that_was_freed_goes_back_to_the_system():
+    """A thousand small blocks below one that stays: glibc keeps them until it is told."""
+    if not hasattr(ctypes.CDLL(None), "malloc_trim"):
+        pytest.skip("the C library has no malloc_trim")
+    blocks = [bytes(60_000) for _ in range(1000)]
+    stays = bytes(60_000)
+    blocks.clear()
+    before = resident()
+    _hand_back()
+    assert before - resident() > 40 << 20
+    assert len(stays) == 60_000
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
