@@ -106,13 +106,13 @@ class Node:
             with self._working():
                 self._deliver()
         message = self._kept() or self._receive()
-        if message is None and self.letters.reply() is None:
-            return self._poll.wait()
-        with self._working():
-            if message is not None:
-                self._answer(message)
-            self._deliver()
-        self._poll.restart()
+        if message is not None or self.letters.reply() is not None:
+            with self._working():
+                if message is not None:
+                    self._answer(message)
+                self._deliver()
+            self._poll.restart()
+        self._wait_here()  # the next look may come later than a node at work would be missed
         return self._poll.wait()
 
     def _be_there(self) -> None:
