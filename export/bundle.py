@@ -33,9 +33,10 @@ from export.lowerings import Lowerings
 from export.opset import lower_opset
 from export.parity import agreement, encoder_parity, step_parity
 from export.quantize.floating import run_in_batches
-from export.quantize.members import Quantization, quantized_members
+from export.quantize.members import Quantization, quantized_members, tail_members
 from export.tensorrt.gate import gate
 from export.trace import trace_encoder, trace_step
+from export.tuning import Tuning
 
 Array = np.ndarray[Any, np.dtype[Any]]
 HELD_OUT = 128  # calibration samples kept aside to judge the int8 encoder
@@ -45,6 +46,7 @@ FILES = {
     "encoder_int8": "encoder.int8.onnx",
     "encoder_trt": "encoder.trt.onnx",
     "encoder_int4": "encoder.int4.onnx",
+    "tail_int8": "tail.int8.onnx",
     "ranges": "ranges.onnx",
     "backbone": "backbone.int8.onnx",
     "importance": "importance.onnx",
@@ -63,22 +65,26 @@ class Graphs:
     consolidation: Mapping[str, onnx.ModelProto] = field(default_factory=dict)
     portable: bool = False  # the step was promised to TensorRT as well
     forms: Mapping[str, str] = field(default_factory=dict)  # which form each convolution of the step took
+    tuning: Tuning | None = None  # the measurements behind the forms, where they were made
+    lines: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # graph -> tensor -> line of the model
 
 
-def trace_graphs(step: TrainStep, batch_size: int, *, portable: bool = False) -> Graphs:
+def trace_graphs(step: TrainStep, batch_size: int, *, portable: bool = False, tuning: Tuning | None = None) -> Graphs:
     """Trace the training step for batches of `batch_size`, the encoder for any, and what a strategy consolidates with.
 
-    A `portable` step is one that TensorRT takes too, some per cent slower on ONNX Runtime's CPU.
+    A `portable` step is one that TensorRT takes too, some per cent slower on ONNX Runtime's CPU. With a `tuning` of
+    the same step its convolutions take the forms that were measured to be the fastest.
 
     Raises:
         ExportError: an operator has no portable form.
     """
     encoder = step.parts.encoder
-    lowerings = Lowerings("portable" if portable else "fast")
-    train = lower_opset(trace_step(step, (batch_size, *encoder.input_shape), lowerings))
-    embeds = lower_opset(trace_encoder(encoder, step.layout, step.embeds))
+    lowerings = Lowerings("portable" if portable else "fast", tuning.forms if tuning else None)
+    lines: dict[str, dict[str, str]] = {"train": {}, "encoder": {}}
+    train = lower_opset(trace_step(step, (batch_size, *encoder.input_shape), lowerings, lines["train"]))
+    embeds = lower_opset(trace_encoder(encoder, step.layout, step.embeds, lines["encoder"]))
     forms = dict(sorted(lowerings.choices.taken.items()))
-    return Graphs(train, embeds, batch_size, trace_consolidation(step), portable, forms)
+    return Graphs(train, embeds, batch_size, trace_consolidation(step), portable, forms, tuning, lines)
 
 
 def export_bundle(
@@ -139,19 +145,23 @@ def export_bundle(
     latent = None
     if calibration is not None:
         fitted, held_out = _split(calibration)
-        following = None if cut is not None else (graphs.encoder, step.embeds, state[step.embeds].numpy())
-        quantized = quantized_members(encoder, quantization or Quantization(), fitted, held_out, following)
-        models |= quantized.models
-        parity |= quantized.parity
+        wanted, following = quantization or Quantization(), (graphs.encoder, step.embeds, state[step.embeds].numpy())
+        quantized = quantized_members(encoder, wanted, fitted, held_out, following if cut is None else None)
         if cut is not None:
             backbone, _ = cut_encoder(encoder, cut)
             models["backbone"], latent = quantize_backbone(backbone, cut, fitted)
             parity |= _cut_parity(encoder, backbone, models["backbone"], step.parts.encoder, held_out)
+            if wanted.requantize:
+                latents = [run_in_batches(models["backbone"], samples) for samples in (fitted, held_out)]
+                quantized |= tail_members(wanted.settings, following, *latents)
+        models |= quantized.models
+        parity |= quantized.parity
     learned = latent.spec if latent else spec
     parity["train"] = step_parity(step, state, values, graphs.train, learned, graphs.batch_size, seed)
     parity["encoder"] = encoder_parity(step.parts.encoder, state["theta"], graphs.encoder, learned, seed, step.embeds)
     parity |= consolidation_parity(step, state, values, graphs.consolidation, learned, seed)
-    parity["tensorrt"] = gate(models, {"encoder_trt", "train"} if graphs.portable else {"encoder_trt"})
+    lines = {**graphs.lines, "encoder_trt": graphs.lines.get("encoder", {})}  # it is made of that graph
+    parity["tensorrt"] = gate(models, {"encoder_trt", "train"} if graphs.portable else {"encoder_trt"}, lines)
     if calibration is not None and "importance" in models:
         inputs = run_in_batches(models["backbone"], calibration) if cut is not None else calibration
         state = _protected(step, state, values, inputs)
@@ -185,13 +195,18 @@ def export_bundle(
             "onnx": onnx.__version__,
             "onnxruntime": ort.__version__,
             "pretraining_steps": checkpoint.step,
-            "step": {"flavour": "portable" if graphs.portable else "fast", "forms": dict(graphs.forms)},
+            "step": _step_provenance(graphs),
             "exported": _now(),
         },
         latent=latent,
         strategy=Component(kept.name, kept.options) if kept else None,
     )
     return pack(path, manifest, members)
+
+
+def _step_provenance(graphs: Graphs) -> dict[str, Any]:
+    found = {"flavour": "portable" if graphs.portable else "fast", "forms": dict(graphs.forms)}
+    return found | {"tuning": graphs.tuning.to_json()} if graphs.tuning else found
 
 
 def _now() -> str:
@@ -265,6 +280,7 @@ def _graph_specs(
         "encoder_int8": ((samples,), (embedding,)),
         "encoder_trt": ((samples,), (embedding,)),
         "encoder_int4": ((samples,), (embedding,)),
+        "tail_int8": ((x,), (embedding,)),
         "ranges": ((shown, x), (embedding, TensorSpec("low", (activations,)), TensorSpec("high", (activations,)))),
         "backbone": ((samples,), (latent,)),
         "train": ((*slots, batch, noise, *scalars, *stored), (*following, *metrics)),

@@ -12,7 +12,9 @@ import onnx
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from edgessl.device.bundle.operators import ALLOWED
 from edgessl.errors import ExportError
+from export.lines import Lines, line_of
 
 _FOLD_UP_TO = 1 << 20  # bytes; a larger folded constant would cost more than the operator
 _GROW_UP_TO = 1 << 12  # bytes; from here on a constant larger than what it is made of is left to onnxruntime's loader
@@ -22,11 +24,14 @@ _MAY_BE_NO_OPS = ("Identity", "Cast", "CastLike", "Reshape", "Expand", "Shape")
 _UNIFORM_FROM = 64  # elements; a constant of one repeated value is stored as ConstantOfShape from here on
 
 
-def clean(model: onnx.ModelProto, inputs: list[str], outputs: list[str], ir_version: int) -> onnx.ModelProto:
-    """Run all passes and check the result: standard domain only, no functions, the promised inputs and outputs.
+def clean(
+    model: onnx.ModelProto, inputs: list[str], outputs: list[str], ir_version: int, lines: Lines
+) -> onnx.ModelProto:
+    """Run all passes and check the result: operators that a device takes, the promised inputs and outputs.
 
     Raises:
-        ExportError: the graph uses a foreign domain or external data, or lost an input or output.
+        ExportError: an operator that no device takes (the message names it and, from `lines`, the line of the model),
+            external data, or a lost input or output.
     """
     graph = model.graph
     _check_self_contained(graph)
@@ -40,7 +45,7 @@ def clean(model: onnx.ModelProto, inputs: list[str], outputs: list[str], ir_vers
     restore_unused_inputs(graph, inputs)
     strip(model)
     model.ir_version = ir_version
-    _check(model, inputs, outputs)
+    _check(model, inputs, outputs, lines)
     return model
 
 
@@ -248,12 +253,18 @@ def _check_self_contained(graph: onnx.GraphProto) -> None:
         raise ExportError("the graph keeps tensors in external files; a bundle's graphs hold everything themselves")
 
 
-def _check(model: onnx.ModelProto, inputs: list[str], outputs: list[str]) -> None:
-    foreign = sorted({f"{n.domain}.{n.op_type}" for n in model.graph.node if n.domain not in ("", "ai.onnx")})
-    if foreign or model.functions:
-        raise ExportError(f"the graph uses operators outside the standard domain: {foreign or 'local functions'}")
-    if drawn := sorted({n.op_type for n in model.graph.node if n.op_type in _RANDOM}):
-        raise ExportError(f"the graph draws its own random numbers ({', '.join(drawn)}); take them from `noise`")
+def _check(model: onnx.ModelProto, inputs: list[str], outputs: list[str], lines: Lines) -> None:
+    for node in model.graph.node:
+        if node.domain not in ("", "ai.onnx"):
+            name = f"{node.domain}.{node.op_type}"
+            raise ExportError(f"{name}{line_of(node, lines)}: an operator outside the standard domain")
+        if node.op_type.encode() not in ALLOWED:
+            raise ExportError(
+                f"{node.op_type}{line_of(node, lines)}: devices refuse this operator (control flow, random numbers, "
+                "sequences); write it as arithmetic on tensors"
+            )
+    if model.functions:
+        raise ExportError(f"the graph has {len(model.functions)} local functions; a device takes operators only")
     found = [o.name for o in model.graph.output]
     if found != outputs:
         raise ExportError(f"the exported graph has outputs {found}; expected {outputs}")

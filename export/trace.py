@@ -9,10 +9,12 @@ have cleaned, `export.passes` cleans.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 
 import onnx
 import torch
@@ -20,28 +22,67 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.traceback import preserve_node_meta
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from edgessl.encoders.base import Encoder, evaluation_mode
-from edgessl.errors import ExportError
+from edgessl.errors import EdgeSSLError
 from edgessl.layout import ParameterLayout
 from edgessl.step import TrainStep, hyper_tensors
+from export.lines import Recording, located, tensor_lines
 from export.lowerings import Lowerings
 from export.passes import clean
 from export.pieces import in_pieces, piece_rows
+from export.purity import refuse_impure
 
 OPSET = 20
 IR_VERSION = 10
 
 
-def trace_step(step: TrainStep, batch_shape: Sequence[int], lowerings: Lowerings | None = None) -> onnx.ModelProto:
+def trace_step(
+    step: TrainStep,
+    batch_shape: Sequence[int],
+    lowerings: Lowerings | None = None,
+    lines: dict[str, str] | None = None,
+) -> onnx.ModelProto:
     """The whole training step for batches of `batch_shape` `(N, *input_shape)` as an ONNX model.
 
     Inputs: every slot by name, `batch`, `noise`, `hyper.<name>` scalars, and `stored` where the strategy takes the
-    embeddings stored with samples. Outputs: `next.<slot>`, then the metrics.
+    embeddings stored with samples. Outputs: `next.<slot>`, then the metrics. `lines` is filled with the line of the
+    model behind each of the graph's tensors.
 
     Raises:
         ExportError: an operator has no ONNX form; the message names it and the line of the model.
     """
+    lowerings = lowerings or Lowerings()
+    function, arguments, inputs, outputs = _flat_step(step, batch_shape)
+    with _fitting_pieces(step, lowerings):
+        return trace_function(function, arguments, inputs, outputs, lowerings, lines)
+
+
+def lower_step(step: TrainStep, batch_shape: Sequence[int], lowerings: Lowerings) -> GraphModule:
+    """The first half of `trace_step`: the graph of lowered operators; `lowerings.choices` then knows what there was to
+    choose.
+
+    Raises:
+        ExportError: an operator cannot be lowered; the message names it and the line of the model.
+    """
+    function, arguments, _, _ = _flat_step(step, batch_shape)
+    with _fitting_pieces(step, lowerings):
+        return aten_graph(function, arguments, lowerings)
+
+
+def _fitting_pieces(step: TrainStep, lowerings: Lowerings) -> AbstractContextManager[None]:
+    # pieces fit a processor's caches; on an H200 they made ResNet-8's step 2.5 times slower
+    whole = lowerings.flavour == "portable"
+    return in_pieces(step, None if whole else piece_rows(step.parts.encoder, step.layout.size))
+
+
+Flat = tuple[Callable[..., tuple[Tensor, ...]], tuple[Tensor, ...], list[str], list[str]]
+
+
+def _flat_step(step: TrainStep, batch_shape: Sequence[int]) -> Flat:
+    """The step as a function of tensors alone, arguments for it, and the names of its inputs and outputs."""
     slots, hypers = step.slot_names, tuple(step.hyper)
     state, hyper = step.initial_state(), hyper_tensors(step.hyper)
     batch, noise = torch.rand(tuple(batch_shape)), torch.rand(step.noise_shape(batch_shape[0]))
@@ -63,10 +104,7 @@ def trace_step(step: TrainStep, batch_shape: Sequence[int], lowerings: Lowerings
         )
         return (*following(given, new_state), *(metrics[name] for name in step.metrics))
 
-    # pieces fit a processor's caches; on an H200 they made ResNet-8's step 2.5 times slower
-    whole = lowerings is not None and lowerings.flavour == "portable"
-    with in_pieces(step, None if whole else piece_rows(step.parts.encoder, step.layout.size)):
-        return trace_function(flat_step, arguments, inputs, outputs, lowerings)
+    return flat_step, arguments, inputs, outputs
 
 
 def following(given: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
@@ -81,19 +119,41 @@ def trace_function(
     inputs: list[str],
     outputs: list[str],
     lowerings: Lowerings | None = None,
+    lines: dict[str, str] | None = None,
 ) -> onnx.ModelProto:
     """A function of tensors, gradients taken inside included, as an ONNX model for arguments of these shapes.
 
     Raises:
         ExportError: an operator has no ONNX form; the message names it and the line of the model.
     """
-    try:
-        table = (lowerings or Lowerings()).table()
-        graph = make_fx(function, decomposition_table=table, tracing_mode="real")(*arguments)
-    except RuntimeError as error:
-        raise ExportError(f"the step cannot be traced: {_first_cause(error)}") from error
+    graph = aten_graph(function, arguments, lowerings or Lowerings())
     merge_common_subexpressions(graph)
-    return _to_onnx(graph, arguments, inputs, outputs)
+    return _to_onnx(graph, arguments, inputs, outputs, lines=lines)
+
+
+def aten_graph(
+    function: Callable[..., tuple[Tensor, ...]], arguments: tuple[Tensor, ...], lowerings: Lowerings
+) -> GraphModule:
+    """A function of tensors as a graph of lowered operators, each with the line of the model it comes from.
+
+    Raises:
+        ExportError: an operator cannot be lowered; the message names it and the line of the model.
+    """
+    recording = Recording()
+
+    def recorded(*tensors: Tensor) -> tuple[Tensor, ...]:
+        with recording:
+            return function(*tensors)
+
+    try:
+        with preserve_node_meta():
+            graph = make_fx(recorded, decomposition_table=lowerings.table(), tracing_mode="real")(*arguments)
+    except EdgeSSLError:
+        raise
+    except Exception as error:  # whatever the model's own code raises when it is traced
+        raise located(error, "the step") from error
+    refuse_impure(graph)  # here, where the operator is still seen of which only a number was used
+    return graph
 
 
 class _EncoderFromTheta(nn.Module):
@@ -109,12 +169,20 @@ class _EncoderFromTheta(nn.Module):
         return functional_call(self.__dict__["_encoder"], tensors, (x,))
 
 
-def trace_encoder(encoder: Encoder, layout: ParameterLayout, slot: str = "theta") -> onnx.ModelProto:
-    """The encoder (evaluation mode) with the step's `slot` as an input, any batch size: `(slot, x) -> embedding`."""
+def trace_encoder(
+    encoder: Encoder, layout: ParameterLayout, slot: str = "theta", lines: dict[str, str] | None = None
+) -> onnx.ModelProto:
+    """The encoder (evaluation mode) with the step's `slot` as an input, any batch size: `(slot, x) -> embedding`.
+
+    `lines` is filled with the line of the model behind each of the graph's tensors.
+
+    Raises:
+        ExportError: an operator has no ONNX form; the message names it and the line of the model.
+    """
     module = _EncoderFromTheta(encoder, layout, "encoder.").eval()
     example = (torch.zeros(layout.size), torch.rand(2, *encoder.input_shape))
     with evaluation_mode(encoder):
-        return _to_onnx(module, example, [slot, "x"], ["embedding"], dynamic_batch="x")
+        return _to_onnx(module, example, [slot, "x"], ["embedding"], dynamic_batch="x", lines=lines)
 
 
 def trace_frozen_encoder(encoder: Encoder, output: str = "embedding") -> onnx.ModelProto:
@@ -154,13 +222,15 @@ def _to_onnx(
     inputs: list[str],
     outputs: list[str],
     dynamic_batch: str | None = None,
+    lines: dict[str, str] | None = None,
 ) -> onnx.ModelProto:
     dynamic = None
     if dynamic_batch is not None:
         dynamic = tuple({0: torch.export.Dim.DYNAMIC} if name == dynamic_batch else None for name in inputs)
     try:
-        with _quiet(), torch.no_grad():
+        with _quiet(), _one_registry(), torch.no_grad():
             program = torch.export.export(module, arguments, dynamic_shapes=dynamic)
+            refuse_impure(program.graph_module)
             exported = torch.onnx.export(
                 program,
                 dynamo=True,
@@ -170,16 +240,32 @@ def _to_onnx(
                 output_names=outputs,
                 verbose=False,
             )
+    except EdgeSSLError:
+        raise
     except Exception as error:  # the exporter raises what its dozen layers raise
-        raise ExportError(f"the graph has no ONNX form: {_first_cause(error)}") from error
+        nodes = module.graph.nodes if isinstance(module, GraphModule) else ()
+        raise located(error, "the graph", nodes) from error
     assert exported is not None
-    return clean(exported.model_proto, inputs, outputs, IR_VERSION)
+    found = tensor_lines(exported.model_proto)
+    if lines is not None:
+        lines.update(found)
+    return clean(exported.model_proto, inputs, outputs, IR_VERSION, found)
 
 
-def _first_cause(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return str(error).strip().split("\n\n")[0]
+@contextlib.contextmanager
+def _one_registry() -> Iterator[None]:
+    """torch.onnx makes its table of ONNX functions anew for every export, some 2 s; here, once a process is enough."""
+    original = ONNXRegistry.from_torchlib
+    ONNXRegistry.from_torchlib = staticmethod(_registry)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        ONNXRegistry.from_torchlib = original  # type: ignore[method-assign]
+
+
+@functools.cache
+def _registry(opset_version: int, _make: Callable[..., ONNXRegistry] = ONNXRegistry.from_torchlib) -> ONNXRegistry:
+    return _make(opset_version=opset_version)
 
 
 @contextlib.contextmanager
@@ -188,7 +274,8 @@ def _quiet() -> Iterator[None]:
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        said = io.StringIO()
+        with warnings.catch_warnings(), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from edgessl.device import Bundle
+    from edgessl.step import TrainStep
+    from export.tuning import Tuning
 
 CALIBRATION_SAMPLES = 512  # at most, evenly spaced over the data
 
@@ -29,6 +31,7 @@ CALIBRATION_SAMPLES = 512  # at most, evenly spaced over the data
         "edgessl export checkpoint.safetensors --calibrate digits --cut block4",
         "edgessl export checkpoint.safetensors --calibrate digits --targets ort-cpu,tensorrt --requantize",
         "edgessl export checkpoint.safetensors --calibrate digits --strategy lwf --set lwf_weight=0.5",
+        "edgessl export checkpoint.safetensors --calibrate digits --tune 60 --tune-threads 2",
     )
 )
 @click.argument("checkpoint", type=click.Path(path_type=Path))
@@ -50,6 +53,15 @@ CALIBRATION_SAMPLES = 512  # at most, evenly spaced over the data
 @click.option("--requantize", is_flag=True, help="Let the device make its int8 encoder anew from what it learned.")
 @click.option("--no-int8", is_flag=True, help="Leave the int8 encoder out.")
 @click.option("--portable", is_flag=True, help="A training step for TensorRT too, some per cent slower on the CPU.")
+@click.option(
+    "--tune",
+    type=click.FloatRange(1),
+    metavar="SECONDS",
+    help="Time the forms of every convolution of the step on this machine, and take the fastest.",
+)
+@click.option(
+    "--tune-threads", type=click.IntRange(1), default=1, show_default=True, help="Compute threads for --tune."
+)
 @click.option("--cut", metavar="STAGE", help="Freeze the encoder up to STAGE; the device learns what lies behind it.")
 @click.option("--strategy", metavar="NAME", help="What the step does against forgetting, such as lwf, cassle or ewc.")
 @key_values("--strategy-option", "strategy_options", "An option of the strategy, such as form=contrastive.")
@@ -67,6 +79,8 @@ def export(
     requantize: bool,
     no_int8: bool,
     portable: bool,
+    tune: float | None,
+    tune_threads: int,
     cut: str | None,
     strategy: str | None,
     strategy_options: dict[str, Any],
@@ -86,6 +100,9 @@ def export(
 
     With --strategy the step does something against forgetting beside replaying what the device remembers; its
     weights are hyperparameters (--set). `docs/strategies.md` lists them with their prices.
+
+    With --tune each convolution of the step takes the form that is fastest on this machine, in place of what
+    rules made on another one say; the bundle keeps the figures. It pays where the device is like this machine.
     """
     if (calibrate is None) != no_int8:
         raise click.UsageError(
@@ -113,11 +130,13 @@ def export(
         from export import export_bundle, trace_graphs
         from export.quantize import Quantization, Settings
 
-        stages.update("tracing encoder and training step")
         part = None if strategy is None else Part(name=strategy, options=strategy_options)
         forms = tuple(targets) if targets else ("ort-cpu",)
         quantization = Quantization(Settings(method=method, weight_bits=bits), forms, requantize)
-        graphs = trace_graphs(device_step(loaded, strategy=part, cut=cut)[0], batch_size, portable=portable)
+        step = device_step(loaded, strategy=part, cut=cut)[0]
+        tuning = None if tune is None else _tuned(stages, step, batch_size, tune, tune_threads, portable)
+        stages.update("tracing encoder and training step")
+        graphs = trace_graphs(step, batch_size, portable=portable, tuning=tuning)
         stages.update("parity gate against torch" if no_int8 else "int8, parity gate against torch")
         out.parent.mkdir(parents=True, exist_ok=True)
         bundle = export_bundle(
@@ -143,6 +162,18 @@ def export(
             ("next", f"edgessl stream {out} {calibrate or 'DATA'} --state runs/device"),
         ],
     )
+
+
+def _tuned(stages: Stages, step: TrainStep, batch_size: int, seconds: float, threads: int, portable: bool) -> Tuning:
+    from export.tuning import tune
+
+    def progress(done: int, total: int, site: str) -> None:
+        stages.update("timing forms of convolutions", done / total if total else 1.0, site)
+
+    tuning = tune(step, batch_size, threads=threads, seconds=seconds, portable=portable, progress=progress)
+    if left := tuning.open_sites - len(tuning.ms):
+        stages.warn(f"--tune {seconds:g}: the time was up with {left} of {tuning.open_sites} left to the rules")
+    return tuning
 
 
 def _show_parity(show: Console, parity: Mapping[str, Any]) -> None:

@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgessl.cli.console import console, print_json, show_facts, show_members, size
+from edgessl.cli.console import console, print_json, show_facts, show_grid, show_members, size
 from edgessl.cli.group import examples
 from edgessl.cli.options import json_flag
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from edgessl.device import Bundle
     from edgessl.device.bundle.specs import LatentSpec
 
+_STEP_TABLES = ("step.forms.", "step.tuning.ms.")  # of a bundle's provenance; shown as a table
 _BLOCKS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 
 
@@ -127,10 +130,35 @@ def _show_bundle(path: Path, bundle: Bundle) -> None:
         ("hyper", _pairs(m.hyper)),
         ("graphs", f"{', '.join(m.graphs)}; opset {m.opset}"),
         ("parity", _pairs(dict(_flat(m.parity)))),
-        ("provenance", _pairs(dict(_flat(m.provenance)))),
+        ("provenance", _pairs({k: v for k, v in _flat(m.provenance) if not k.startswith(_STEP_TABLES)})),
     ]
     show_facts(show, rows)
+    _show_forms(show, m.provenance)
     show_members(show, m.members)
+
+
+def _show_forms(show: Console, provenance: Mapping[str, Any]) -> None:
+    """What each convolution of the training step was lowered to, with its time where that was measured."""
+    forms, measured = (
+        dict(_flat(_branch(provenance, *path))) for path in (("step", "forms"), ("step", "tuning", "ms"))
+    )
+    rows: dict[str, dict[str, str]] = {}
+    for site, form in forms.items():
+        family, _, sizes = site.partition(" ")
+        took = measured.get(f"{site}.{form}")
+        rows.setdefault(sizes, {})[family] = plain(form) + (f" {took:.2f} ms" if isinstance(took, float) else "")
+    if rows:
+        families = sorted({family for found in rows.values() for family in found})
+        columns = ["convolution of the step", *(plain(family).replace("_", " ") for family in families)]
+        cells = ([plain(sizes), *(found.get(family, "") for family in families)] for sizes, found in rows.items())
+        show_grid(show, columns, cells, left=columns)
+
+
+def _branch(tree: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
+    """The mapping at `path`; an empty one where there is none, since a provenance may hold anything."""
+    for key in path:
+        tree = tree.get(key, {}) if isinstance(tree, Mapping) else {}
+    return tree if isinstance(tree, Mapping) else {}
 
 
 def _signature(bundle: Bundle) -> str:

@@ -118,7 +118,7 @@ class ConvolutionLowering:
             ExportError: a 3-D convolution.
         """
         if x.ndim > 4:
-            raise ExportError(f"aten.convolution_backward of a {x.ndim - 2}-D convolution has no lowering; 1-D, 2-D do")
+            raise ExportError(f"of a {x.ndim - 2}-D convolution has no lowering; that of a 1-D or 2-D one has")
         grad_x = grad_weight = None
         if transposed:  # then the input gradient is a convolution of grad, and grad and x change roles
             if mask[0]:

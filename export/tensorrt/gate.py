@@ -29,8 +29,12 @@ def bundle_verdicts(bundle: Bundle) -> dict[str, Verdict]:
     return verdicts({key: onnx.load_model_from_string(bundle.read(file)) for key, file in wanted.items()})
 
 
-def gate(models: Mapping[str, onnx.ModelProto], promised: set[str]) -> dict[str, int]:
+def gate(
+    models: Mapping[str, onnx.ModelProto], promised: set[str], lines: Mapping[str, Mapping[str, str]]
+) -> dict[str, int]:
     """How many violations each graph has; for the manifest.
+
+    `lines` has, by a graph's key, the line of the model behind each of its tensors.
 
     Raises:
         ExportError: a graph among the `promised` keys, made for TensorRT, has one. No bundle is written then.
@@ -38,7 +42,9 @@ def gate(models: Mapping[str, onnx.ModelProto], promised: set[str]) -> dict[str,
     found = verdicts(models)
     for key in sorted(promised & set(found)):
         if not found[key].legal:
-            listed = "\n  ".join(str(v) for v in found[key].violations[:8])
+            known = lines.get(key, {})
+            places = [(v, known.get(v.tensor)) for v in found[key].violations[:8]]
+            listed = "\n  ".join(f"{v}, at {line}" if line else str(v) for v, line in places)
             raise ExportError(
                 f"{key}: made for TensorRT, which would refuse {len(found[key].violations)} things in it:\n  {listed}"
             )

@@ -1,7 +1,7 @@
 """Small graphs with NVIDIA's parser's verdict on each, as TensorRT-RTX 1.7.1.116 gave it on 2026-11-27.
 
 `test_export_tensorrt_native.py` asks the parser again where its wheel is installed. `LEGAL` are accepted; `REFUSED` are
-refused, with the rule of `export.tensorrt.legality` that must say so; `STRICTER` the RTX parser takes although NVIDIA's
+refused, with the rule of `export.tensorrt.rules` that must say so; `STRICTER` the RTX parser takes although NVIDIA's
 documentation does not.
 """
 

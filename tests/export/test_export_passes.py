@@ -406,7 +406,7 @@ def test_all_passes_together() -> None:
     feeds = {"x": draw(2, 3, 6, 6), "g": draw(2, 4, 4, 4, seed=1), "lr": np.array(0.1, np.float32)}
     proto = model(MESSY, w=draw(4, 3, 3, 3, seed=2))
     before = run(proto, **feeds)
-    cleaned = passes.clean(proto, ["x", "g", "lr"], ["y", "z"], 10)
+    cleaned = passes.clean(proto, ["x", "g", "lr"], ["y", "z"], 10, {})
     assert operators(cleaned) == ["Conv", "HardSigmoid", "Mul", "Mul", "Add"]
     assert [len(n.input) for n in cleaned.graph.node if n.op_type == "Conv"] == [2]
     assert cleaned.ir_version == 10
@@ -419,15 +419,21 @@ def test_clean_refuses_what_is_not_portable() -> None:
         return model("(float[3,4] x) => (float[3,4] y) { y = Add (x, b) }", b=draw(4))
 
     with pytest.raises(ExportError, match=r"outputs \['y'\]; expected \['z'\]"):
-        passes.clean(fresh(), ["x"], ["z"], 10)
+        passes.clean(fresh(), ["x"], ["z"], 10, {})
     foreign = fresh()
     foreign.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     foreign.graph.node[0].domain, foreign.graph.node[0].op_type = "com.microsoft", "BiasAdd"
-    with pytest.raises(ExportError, match=r"outside the standard domain: \['com\.microsoft\.BiasAdd'\]"):
-        passes.clean(foreign, ["x"], ["y"], 10)
+    said = r"com\.microsoft\.BiasAdd, at model\.py:3, in forward: an operator outside the standard domain"
+    with pytest.raises(ExportError, match=said):
+        passes.clean(foreign, ["x"], ["y"], 10, {"y": "model.py:3, in forward"})
+    refused = fresh()
+    refused.graph.node[0].op_type = "Bernoulli"
+    del refused.graph.node[0].input[1:]
+    with pytest.raises(ExportError, match=r"Bernoulli: devices refuse this operator"):
+        passes.clean(refused, ["x"], ["y"], 10, {})
     external = fresh()
     external.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
     entry = external.graph.initializer[0].external_data.add()
     entry.key, entry.value = "location", "weights.bin"
     with pytest.raises(ExportError, match="external files"):
-        passes.clean(external, ["x"], ["y"], 10)
+        passes.clean(external, ["x"], ["y"], 10, {})

@@ -25,10 +25,11 @@ from export.tensorrt.doors import open_door, relative_errors
 from export.tensorrt.driver import Driver, DriverError
 from export.tensorrt.engine import EngineRecord, open_engine, sample_feeds
 from export.tensorrt.gate import gate
-from export.tensorrt.legality import RULES, check
+from export.tensorrt.legality import check
 from export.tensorrt.library import Library, load_library, parse_version, refuse_refit
 from export.tensorrt.narrow import narrow_concats
 from export.tensorrt.operators import CONSTANT_INPUTS, OPERATORS, OPSETS
+from export.tensorrt.rules import RULES
 
 
 @pytest.mark.parametrize("name", cases.LEGAL)
@@ -121,11 +122,14 @@ def test_the_gate_counts_and_refuses_what_was_promised() -> None:
     norm, legal = cases.REFUSED["layer norm, three outputs"][0], cases.LEGAL["scatter"]
     int8 = cases.qdq_conv(128, np.uint8, bias="int32")
     models = {"train": norm, "encoder": legal, "encoder_int8": int8}
-    assert gate(models, {"encoder_trt"}) == {"train": 1, "encoder": 0}  # the CPU's form is not TensorRT's business
+    assert gate(models, {"encoder_trt"}, {}) == {"train": 1, "encoder": 0}  # the CPU's form is not TensorRT's business
     with pytest.raises(ExportError, match=r"train: made for TensorRT, which would refuse 1 thing(.|\n)*portable"):
-        gate(models, {"train"})
+        gate(models, {"train"}, {})
+    lines = {"train": {norm.graph.node[0].output[0]: "model.py:7, in forward"}}
+    with pytest.raises(ExportError, match=r"LayerNormalization \w+: .*, at model\.py:7, in forward"):
+        gate(models, {"train"}, lines)
     with pytest.raises(ExportError, match="encoder_trt"):
-        gate({"encoder_trt": int8}, {"encoder_trt"})
+        gate({"encoder_trt": int8}, {"encoder_trt"}, {})
 
 
 def test_an_illegal_graph_is_not_given_to_the_builder() -> None:

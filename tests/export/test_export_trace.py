@@ -1,9 +1,8 @@
-"""Traced graphs: standard operators, promised inputs and outputs, live hyperparameters; and what has no ONNX form."""
+"""Traced graphs: standard operators, promised inputs and outputs, live hyperparameters."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,15 +10,10 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from edgessl.encoders import Encoder, InputNormalization
-from edgessl.errors import ExportError
-from edgessl.objectives import build_objective
-from edgessl.optim import build_optimizer
-from edgessl.step import METRICS, TrainStep, hyper_tensors
-from edgessl.views import Pipeline
+from edgessl.step import METRICS, hyper_tensors
 from export import trace_encoder, trace_frozen_encoder, trace_step
 from export.opset import lower_opset
 from export.parity import random_fields
@@ -191,62 +185,3 @@ def test_common_subexpressions_merge_and_different_ones_do_not() -> None:
     wanted = function(x)
     torch.manual_seed(0)
     assert torch.equal(graph(x), wanted)
-
-
-@torch.library.custom_op("edgessl_tests::cube", mutates_args=())
-def cube(x: Tensor) -> Tensor:
-    return x**3
-
-
-cube.register_fake(torch.empty_like)
-cube.register_autograd(
-    lambda ctx, grad: grad * 3 * ctx.saved_tensors[0] ** 2,
-    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(inputs[0]),
-)
-
-
-class Stage(nn.Module):
-    """A linear map, then any function."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.linear = nn.Linear(64, 4)
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(self.linear(x.flatten(1)))
-
-
-def step_with(function: Callable[[Tensor], Tensor]) -> TrainStep:
-    encoder = Encoder({"only": Stage(function)}, (1, 8, 8), InputNormalization([0.0], [1.0], 3))
-    return TrainStep(encoder, build_objective("simclr"), build_optimizer("sgd"), Pipeline((), (1, 8, 8)))
-
-
-UNSUPPORTED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
-    "a custom operator": (cube, "edgessl_tests.cube"),
-    "linear algebra": (lambda x: torch.linalg.solve(x.T @ x + torch.eye(4), x.T).T, "linalg_solve"),
-}
-
-
-@pytest.mark.parametrize("name", UNSUPPORTED)
-def test_an_operator_without_onnx_form_is_named(name: str) -> None:
-    function, says = UNSUPPORTED[name]
-    step = step_with(function)
-    with pytest.raises(ExportError, match=says):
-        trace_step(step, (4, 1, 8, 8))
-    with pytest.raises(ExportError, match=says):
-        trace_encoder(step.parts.encoder, step.layout)
-
-
-def test_a_branch_on_data_is_an_export_error() -> None:
-    step = step_with(lambda x: x if x.sum() > 0 else -x)
-    with pytest.raises(ExportError, match="data"):
-        trace_step(step, (4, 1, 8, 8))
-    with pytest.raises(ExportError, match="data"):
-        trace_encoder(step.parts.encoder, step.layout)
-
-
-def test_randomness_inside_the_step_is_an_export_error() -> None:
-    # noise is an input: a graph that draws its own numbers is no function of (state, batch, noise, hyper)
-    with pytest.raises(ExportError, match="andom"):
-        trace_step(step_with(lambda x: x + torch.rand_like(x)), (4, 1, 8, 8))
