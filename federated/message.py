@@ -143,6 +143,12 @@ def config_of(content: RecordDict) -> dict[str, Any]:
     return dict(records(content, ConfigRecord).get(CONFIG, ConfigRecord()))
 
 
+def again(message: Message) -> Message:
+    """The same message under another name: one that perhaps arrived is not sent a second time."""
+    about = message.metadata
+    return Message(message.content, about.dst_node_id, about.message_type, ttl=about.ttl, group_id=about.group_id)
+
+
 def repeat(message: Message, name: str, ttl: float) -> Message:
     """A message, good for `ttl` seconds, that repeats the one of that name, whose reply did not come."""
     about = message.metadata

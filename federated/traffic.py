@@ -4,34 +4,37 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from flwr.app import Message
 from flwr.serverapp import Grid
 
 from edgessl.errors import FederationError
 from federated import compat
-from federated.message import repeat
+from federated.message import again, repeat
 
 CLOCKS = 600.0  # seconds that a device's clock may be off: a SuperLink takes no signature of more than five minutes
 PULL = 8  # replies in memory at once
+MOST_REMINDERS = 3
 _ATTEMPTS, _BUSY_SECONDS = 3, 2.0
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Asked:
-    """A message on its way: to which node, in which round, when to remind the node, and how long its reply may take.
+    """What a node was asked in a round, until when its reply is waited for, and when the node is to be reminded.
 
-    `first` names the message that this one repeats.
+    `first` is the message's name, `names` those under which a reply may come: reminders have names of their own.
     """
 
     node: int
     round: int
-    remind_at: float
-    deadline: float
+    first: str
     message: Message = field(repr=False)
-    first: str = ""
+    deadline: float
+    remind_at: float
+    reminded: int = 0
+    names: set[str] = field(default_factory=set)
 
 
 class Traffic:
@@ -39,9 +42,9 @@ class Traffic:
 
     A SuperLink hands a message out once, and a reply too. Where the answer that brings one is lost on the way, or not
     even sent because the database was locked for more than five seconds, the node is online and silent for ever. So a
-    node that is silent for `remind_after` seconds is sent its message once more, and so is one whose reply got lost.
-    Who answered before says the same again (federated.node) or refuses (federated.client), and of two replies one
-    counts. 0: never. A grid that loses nothing says so by its attribute `lossless`.
+    node that is silent for `remind_after` seconds is sent its message once more, and so is one whose reply got lost, up
+    to three times. Who answered before says the same again (federated.node) or refuses (federated.client), and of its
+    replies one counts. 0: never. A grid that loses nothing says so by its attribute `lossless`.
     """
 
     def __init__(self, grid: Grid, timeout: float, remind_after: float = 0.0) -> None:
@@ -49,21 +52,20 @@ class Traffic:
         self._remind_after = math.inf if getattr(grid, "lossless", False) or not remind_after else remind_after
         self.now: Callable[[], float] = getattr(grid, "now", time.monotonic)
         self.wait: Callable[[float], None] = getattr(grid, "wait", time.sleep)
-        self._pending: dict[str, Asked] = {}
-        self._lost: dict[str, Asked] = {}  # their nodes are to be reminded now
-        self._twins: dict[str, str] = {}  # a message and the one that repeats it, both ways
-        self._settled: set[str] = set()  # their twin was answered
+        self._under_way: dict[str, Asked] = {}  # by first
+        self._names: dict[str, Asked] = {}
+        self._settled: set[str] = set()  # names of those that were asked more than once and answered
         self._left: list[tuple[Asked | None, Message]] = []  # pulled, and not looked at yet
 
     @property
     def busy(self) -> set[int]:
         """Nodes that have not replied, in time to be asked again."""
         now = self.now()
-        return {asked.node for asked in self._under_way() if asked.deadline > now}
+        return {asked.node for asked in self._under_way.values() if asked.deadline > now}
 
     def waits_for(self, number: int) -> bool:
         """Whether a reply of round `number` may still come."""
-        return any(asked.round == number for asked in self._under_way())
+        return any(asked.round == number for asked in self._under_way.values())
 
     def nodes(self) -> list[int]:
         """The nodes that are online; none while the SuperLink is too busy to say."""
@@ -91,46 +93,42 @@ class Traffic:
         for message, name in zip(messages, names, strict=True):
             if name:
                 node = message.metadata.dst_node_id
-                self._pending[name] = Asked(node, number, remind_at, now + self.timeout, message)
+                asked = Asked(node, number, name, message, now + self.timeout, remind_at)
+                self._under_way[name] = asked
+                self._named(name, asked)
         return names
 
     def replies(self) -> Iterator[tuple[Asked | None, Message]]:
         """Replies that are there now, with what they reply to; None: nothing that was ever asked."""
         while self._left:
             yield self._left.pop(0)
-        names = list(self._pending)
+        names = list(self._names)
         for i in range(0, len(names), PULL):
             yield from self._pull(names[i : i + PULL])
 
     def overdue(self) -> list[Asked]:
-        """Messages whose time is up; they are given up."""
-        now, late = self.now(), list[Asked]()
-        for name, asked in [*self._pending.items(), *self._lost.items()]:
-            if asked.deadline <= now and not asked.first:
-                self._lost.pop(name, None)
-                self._pending.pop(name, None)
-                self._settle(name)
-                late.append(asked)
+        """What the time is up for; it is given up."""
+        now = self.now()
+        late = [asked for asked in self._under_way.values() if asked.deadline <= now]
+        for asked in late:
+            self._settle(asked)
         return late
 
     def remind(self) -> list[Asked]:
         """Send their message once more to nodes that have been silent for long, or whose reply was lost; to which."""
         now = self.now()
-        silent = {name: asked for name, asked in self._pending.items() if asked.remind_at <= now}
-        self._pending |= {name: replace(asked, remind_at=math.inf) for name, asked in silent.items()}
-        due, self._lost = silent | self._lost, {}
-        messages = [repeat(asked.message, name, asked.deadline - now + CLOCKS) for name, asked in due.items()]
+        due = [asked for asked in self._under_way.values() if asked.remind_at <= now and _may(asked)]
+        messages = [repeat(asked.message, asked.first, asked.deadline - now + CLOCKS) for asked in due]
         names = self._push(messages) if messages else []
+        for asked in due:
+            asked.reminded += 1
+            asked.remind_at = now + self._remind_after
         sent = []
-        for name, (first, asked) in zip(names, due.items(), strict=False):  # none of them: too large all at once
+        for name, asked in zip(names, due, strict=False):  # no names: too large all at once
             if name:
-                self._pending[name] = replace(asked, remind_at=math.inf, first=first)
-                self._twins |= {name: first, first: name}
+                self._named(name, asked)
                 sent.append(asked)
         return sent
-
-    def _under_way(self) -> list[Asked]:
-        return [*self._pending.values(), *self._lost.values()]
 
     def _push(self, messages: list[Message]) -> list[str]:
         """Push to the grid; anew, as other messages, when it was too busy: nobody knows how many of these it took."""
@@ -142,11 +140,7 @@ class Traffic:
                     raise
                 _pass_over(error)
                 self.wait(_BUSY_SECONDS)
-                for i, old in enumerate(messages):
-                    about = old.metadata
-                    messages[i] = Message(
-                        old.content, about.dst_node_id, about.message_type, ttl=about.ttl, group_id=about.group_id
-                    )
+                messages[:] = [again(message) for message in messages]
         raise AssertionError  # not reached
 
     def _pull(self, names: list[str]) -> Iterator[tuple[Asked | None, Message]]:
@@ -165,28 +159,44 @@ class Traffic:
 
     def _sorted(self, reply: Message) -> Iterator[tuple[Asked | None, Message]]:
         name = reply.metadata.reply_to_message_id
-        if (asked := self._pending.pop(name, None)) is None:
+        if (asked := self._names.get(name)) is None:
             if name not in self._settled:
                 yield None, reply
             return
         if reply.has_error():
-            if reply.error.code in compat.LOST and asked.remind_at < math.inf:
-                self._lost[name] = asked
-                return
-            if asked.first:  # perhaps because the first was answered
-                yield from self._pull([asked.first])
-        if self._settle(name):
-            yield asked, reply
+            asked.names.remove(name)
+            self._gone(name, asked)
+            if reply.error.code in compat.LOST:
+                if _may(asked):
+                    asked.remind_at = self.now()
+                if _may(asked) or asked.names:
+                    return
+            elif asked.names:  # an error perhaps because another of its messages was answered
+                yield from self._pull(list(asked.names))
+                if asked.first not in self._under_way:
+                    return
+        self._settle(asked)
+        yield asked, reply
 
-    def _settle(self, name: str) -> bool:
-        """A message has its reply, and so has the one that it repeats or is repeated by; False if it had one before."""
-        if name in self._settled:
-            return False
-        if (twin := self._twins.pop(name, None)) is not None:
-            del self._twins[twin]
-            self._pending.pop(twin, None)
-            self._settled.add(twin)
-        return True
+    def _named(self, name: str, asked: Asked) -> None:
+        asked.names.add(name)
+        self._names[name] = asked
+
+    def _gone(self, name: str, asked: Asked) -> None:
+        """No reply is waited for under that name any longer."""
+        del self._names[name]
+        if asked.reminded:
+            self._settled.add(name)
+
+    def _settle(self, asked: Asked) -> None:
+        del self._under_way[asked.first]
+        for name in asked.names:
+            self._gone(name, asked)
+
+
+def _may(asked: Asked) -> bool:
+    """Whether the node may be reminded once more."""
+    return asked.remind_at < math.inf and asked.reminded < MOST_REMINDERS
 
 
 def _pass_over(error: Exception) -> None:

@@ -149,8 +149,11 @@ def local_identity() -> Iterator[None]:
 def temporary(error: Exception) -> bool:
     """Whether a grid raised it because its SuperLink failed for the moment: its database was locked, above all."""
     import httpx
+    from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 
-    return isinstance(error, httpx.HTTPStatusError) and error.response.status_code >= 500
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code >= 500
+    return isinstance(error, ObjectPushError)  # it could not be stored
 
 
 @contextlib.contextmanager

@@ -69,30 +69,30 @@ class Letters:
         """Forget the kept message."""
         self._unlink(_MESSAGE)
 
-    def keep_reply(self, reply: Packed, seconds: float, first: str = "") -> None:
-        """Keep a reply until `drop_reply`; the message it answers, and the `first` that it repeats, are done with."""
+    def keep_reply(self, reply: Packed, seconds: float, *others: str) -> None:
+        """Keep a reply until `drop_reply`; the message it answers, and `others` of the same meaning, are done with."""
         parts = {f"object.{name}": content for name, content in reply.objects.items()}
         parts |= {"message": reply.message, "tree": reply.tree}
         numbers = {"run": str(reply.run_id), "expires": repr(reply.expires), "seconds": repr(seconds)}
-        self._write(_REPLY, parts, numbers | {"reply_to": reply.reply_to})
-        self._note_answered(reply.reply_to, *([first] if first else []))
+        self._write(_REPLY, parts, numbers | {"reply_to": " ".join((reply.reply_to, *others))})
+        self._note_answered(reply.reply_to, *others)
         self.drop_message()
 
     def reply(self) -> tuple[Packed, float] | None:
         """The kept reply and the seconds it took to make."""
-        return self._load_reply(_REPLY)
+        return found[:2] if (found := self._load_reply(_REPLY)) is not None else None
 
     def drop_reply(self) -> None:
         """The kept reply was delivered, or nobody waits for it."""
         with contextlib.suppress(OSError):
             (self.folder / _REPLY).replace(self.folder / _DELIVERED)
 
-    def delivered(self, message: str) -> Packed | None:
-        """The reply to the message with that name, if it is the one that was dropped last."""
+    def delivered(self, message: str) -> tuple[Packed, list[str]] | None:
+        """The reply to the message with that name, if it is the one that was dropped last, and all that it answers."""
         found = self._load_reply(_DELIVERED)
-        return found[0] if found is not None and found[0].reply_to == message else None
+        return (found[0], found[2]) if found is not None and message in found[2] else None
 
-    def _load_reply(self, file: str) -> tuple[Packed, float] | None:
+    def _load_reply(self, file: str) -> tuple[Packed, float, list[str]] | None:
         if (found := self._read(file, "run", "expires", "seconds", "reply_to")) is None:
             return None
         parts, metadata = found
@@ -100,7 +100,8 @@ class Letters:
             message, tree = parts.pop("message"), parts.pop("tree")
             run, expires = int(metadata["run"]), float(metadata["expires"])
             objects = {name.removeprefix("object."): content for name, content in parts.items()}
-            return Packed(run, metadata["reply_to"], expires, message, tree, objects), float(metadata["seconds"])
+            names = metadata["reply_to"].split(" ")
+            return Packed(run, names[0], expires, message, tree, objects), float(metadata["seconds"]), names
         except (KeyError, ValueError) as error:
             self._set_aside(file, error)
             return None

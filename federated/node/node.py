@@ -219,8 +219,9 @@ class Node:
 
     def _say_again(self, announced: fleet.Announced, first: str) -> None:
         """The server repeats a message that was answered: its reply once more, as long as it is there; no learning."""
-        if (said := self.letters.delivered(first)) is not None:
-            self.letters.keep_reply(fleet.pack_again(said, announced), 0.0)
+        if (found := self.letters.delivered(first)) is not None:
+            said, names = found
+            self.letters.keep_reply(fleet.pack_again(said, announced), 0.0, *names)
             self._event("repeated", message=announced.name, first=first)
         else:
             error = Error(CLIENT_RAISED, f"message {first[:12]} was answered before, and the reply is no longer here")
@@ -249,7 +250,8 @@ class Node:
         self._keep(reply, time.monotonic() - began)
 
     def _keep(self, reply: Message, seconds: float) -> None:
-        self.letters.keep_reply(fleet.pack_reply(reply), seconds, repeated(reply.metadata))
+        first = repeated(reply.metadata)
+        self.letters.keep_reply(fleet.pack_reply(reply), seconds, *([first] if first else []))
         outcome = {"error": reply.error.reason} if reply.has_error() else {}
         self._event("answered", message=reply.metadata.reply_to_message_id, seconds=round(seconds, 3), **outcome)
 

@@ -313,6 +313,10 @@ class TestReminders:
         one, two = server.replies
         assert two.metadata.reply_to_message_id == second
         assert two.content == one.content
+        third = server.post(reminder(first, round=1))
+        make(answer)._turn()
+        assert server.replies[-1].metadata.reply_to_message_id == third
+        assert server.replies[-1].content == one.content
         assert (answer.asked, server.calls.count("pull-object")) == (1, fetched)
 
     def test_an_error_is_said_again_too(self, server, make, identity):
