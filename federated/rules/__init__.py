@@ -14,6 +14,7 @@ from federated.rules.fedavg import FedAvgRule
 from federated.rules.fedema import FedEMA
 from federated.rules.fedprox import FedProx
 from federated.rules.fedu import FedU
+from federated.rules.fedx import FedX
 from federated.rules.memory import Memory
 from federated.rules.orchestra import OrchestraRule
 
@@ -23,6 +24,7 @@ __all__ = [
     "FedEMA",
     "FedProx",
     "FedU",
+    "FedX",
     "Memory",
     "OrchestraRule",
     "Rule",
@@ -33,7 +35,7 @@ __all__ = [
 RULE = "rule"
 _PREFIX = "rule-"
 
-RULES: dict[str, type[Rule]] = {cls.name: cls for cls in (FedAvgRule, FedU, FedEMA, FedProx, OrchestraRule)}
+RULES: dict[str, type[Rule]] = {cls.name: cls for cls in (FedAvgRule, FedU, FedEMA, FedProx, FedX, OrchestraRule)}
 
 
 def parse_rule(config: Mapping[str, Any]) -> Rule:

@@ -66,6 +66,7 @@ CASES = [
     Case("scaling"),
     Case("fedprox"),
     Case("feddecorr"),
+    Case("fedx", {"hidden": 10}),
 ]
 assert {case.name for case in CASES} == set(STRATEGIES)
 

@@ -15,6 +15,7 @@ from edgessl.continual.consolidation import consolidate, consolidated, importanc
 from edgessl.continual.strategies import STRATEGIES, build_strategy
 from edgessl.continual.strategies.base import Rows
 from edgessl.continual.strategies.feddecorr import mean_square_correlation
+from edgessl.continual.strategies.fedx import FedX
 from edgessl.continual.strategies.functional import (
     contrastive_distillation,
     decorrelative_distillation,
@@ -22,6 +23,7 @@ from edgessl.continual.strategies.functional import (
     pseudo_contrastive_loss,
     pseudo_positives,
     relation_distillation,
+    relational_divergence,
     relative_error,
 )
 from edgessl.continual.strategies.heads import Predictor, forgotten
@@ -480,6 +482,58 @@ def test_fedprox_pulls_by_the_distance_from_the_fleet() -> None:
     value, pull = strategy.penalty(A.flatten(), {"fleet": C.flatten()}, hyper)
     assert float(value) == pytest.approx(0.25 * float(((A - C) ** 2).sum()), rel=1e-12)
     torch.testing.assert_close(pull, 0.5 * (A - C).flatten())
+
+
+def test_relational_divergence_is_the_mean_of_jensen_shannons() -> None:
+    rng = np.random.default_rng(4)
+    a, b, r = (rng.normal(size=(7, 5)) for _ in range(3))
+
+    def chances(z: np.ndarray, others: list[int]) -> np.ndarray:
+        cosines = [z @ r[j] / np.linalg.norm(z) / np.linalg.norm(r[j]) for j in others]
+        e = np.exp(np.array(cosines) / 0.1)
+        return np.asarray(e / e.sum())
+
+    expected = []
+    for i in range(7):
+        others = [j for j in range(7) if j != i]
+        p, q = chances(a[i], others), chances(b[i], others)
+        m = (p + q) / 2
+        expected.append(0.5 * (p * np.log(p / m)).sum() + 0.5 * (q * np.log(q / m)).sum())
+    value = relational_divergence(*(torch.from_numpy(z) for z in (a, b, r)), 0.1)
+    assert float(value) == pytest.approx(np.mean(expected), rel=1e-10)
+    assert float(relational_divergence(*(torch.from_numpy(z) for z in (a, a, r)), 0.1)) == pytest.approx(0.0, abs=1e-12)
+    with pytest.raises(InputError, match="relational_divergence"):
+        relational_divergence(*(torch.from_numpy(z[:2]) for z in (a, b, r)))
+
+
+def test_fedx_is_the_papers_three_terms() -> None:
+    """Terms of a step whose fleet is another network, in float64 from its own forward passes."""
+    step = Case("fedx", {"hidden": 10}).step()
+    state = step.initial_state()
+    other = torch.Generator().manual_seed(9)
+    state["fleet"] = state["fleet"] + 0.1 * torch.randn(state["fleet"].shape, generator=other)
+    samples, noise, _ = inputs(step)
+    _, metrics = step(state, samples, noise, hyper_tensors({**step.hyper, "fedx_weight": 0.7}))
+    seen = dict[str, torch.Tensor]()
+
+    class Watching(FedX):
+        def term(self, network, slots, rows, hyper, gather):  # type: ignore[no-untyped-def]
+            x, embedding = rows.embedded
+            fleet = network.frozen(slots["fleet"])
+            seen["z"] = network("projector", embedding)
+            seen["p"] = network("past_predictor", seen["z"])
+            seen["f"] = fleet("projector", fleet("encoder", x))
+            return super().term(network, slots, rows, hyper, gather)
+
+    step.strategy = Watching(hidden=10)
+    step(state, samples, noise, hyper_tensors(step.hyper))
+    z, p, f = (seen[name].detach().double().chunk(2) for name in "zpf")
+    both = torch.nn.functional.normalize(torch.cat([p[0], f[1]]), dim=1)
+    logits = (both @ both.T / 0.1).fill_diagonal_(-torch.inf)
+    partner = torch.arange(2 * len(p[0])).roll(len(p[0]))
+    contrast = torch.nn.functional.cross_entropy(logits, partner)
+    expected = contrast + relational_divergence(*p, f[0], 0.1) + relational_divergence(*z, z[0], 0.1)
+    assert float(metrics["strategy_loss"]) == pytest.approx(0.7 * float(expected), rel=1e-4)
 
 
 def test_the_mean_square_correlation_is_numpys() -> None:

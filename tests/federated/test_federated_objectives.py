@@ -101,3 +101,20 @@ def test_fedprox_holds_devices_near_the_fleet(fleet, tmp_path):
         return max(np.linalg.norm(reply - opened.state()["theta"]) for reply in replies)
 
     assert moved(50.0, "tight") < 0.8 * moved(0.0, "free")
+
+
+@pytest.mark.slow
+def test_fedx_teaches_devices_by_the_fleets_weights(fleet, tmp_path):
+    opened = model("simclr", {"hidden": 16, "projection": 8}, "fedx")
+    sent = {}
+    for weight in (0.0, 1.0):
+        learners, sent[weight], (_, last) = fleet(opened, 2, None, rule_config("fedx", {"weight": weight}))
+        assert learners[0].hyper["fedx_weight"] == weight
+        fleets = learners[0].slot("fleet")  # what the second round began with
+        for learner in learners:
+            learner.close()
+        for i in range(3):
+            (tmp_path / str(i)).rename(tmp_path / f"{weight}-{i}")
+        assert np.linalg.norm(fleets - opened.state()["theta"]) > 0
+        assert np.linalg.norm(fleets - last) > 0
+    assert np.abs(sent[0.0][0] - sent[1.0][0]).max() > 1e-4

@@ -73,7 +73,7 @@ class TestParse:
     def test_what_the_server_writes_the_device_reads(self):
         assert parse_rule(rule_config("fedema", {"tau": 0.5})) == FedEMA(tau=0.5)
         assert parse_rule(rule_config("fedu")) == FedU()
-        assert set(RULES) == {"fedavg", "fedema", "fedu", "fedprox", "orchestra"}
+        assert set(RULES) == {"fedavg", "fedema", "fedu", "fedprox", "fedx", "orchestra"}
 
     @pytest.mark.parametrize(
         ("config", "words"),
@@ -178,6 +178,7 @@ def test_what_a_device_refuses_changes_nothing(bundle, learner, ask):
     for config, words in (
         ({"rule": "evil"}, "unknown rule"),
         ({"rule": "fedprox"}, "fedprox needs a bundle whose step has the term"),
+        ({"rule": "fedx"}, "fedx needs a bundle whose step has the term: export it with --strategy fedx"),
         ({LAYOUT: "00" * 32}, "layout-hash: expected .* parameters of another model"),
         ({"federation": "run"}, "round 2 of branch 0 is past"),
     ):

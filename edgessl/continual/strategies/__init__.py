@@ -13,6 +13,7 @@ from edgessl.continual.strategies.der import DER
 from edgessl.continual.strategies.ewc import EWC
 from edgessl.continual.strategies.feddecorr import FedDecorr
 from edgessl.continual.strategies.fedprox import FedProx
+from edgessl.continual.strategies.fedx import FedX
 from edgessl.continual.strategies.gating import Gating
 from edgessl.continual.strategies.lump import LUMP
 from edgessl.continual.strategies.lwf import LwF
@@ -32,7 +33,7 @@ _CLASSES: tuple[type[Strategy], ...] = (
     LUMP, DER, CLAR, SCALE,  # the memory
     EWC, SI, MAS, Gating,  # important parameters
     SynapticScaling,  # homeostasis
-    FedProx, FedDecorr,  # the fleet
+    FedProx, FedDecorr, FedX,  # the fleet
 )  # fmt: skip
 
 STRATEGIES: dict[str, type[Strategy]] = {cls.name: cls for cls in _CLASSES}

@@ -87,6 +87,31 @@ def pseudo_contrastive_loss(new: list[Tensor], old: list[Tensor], positives: Ten
     return ((normaliser * count - among) / count.clamp(min=1.0)).mean()
 
 
+def relational_divergence(a: Tensor, b: Tensor, others: Tensor, temperature: float | Tensor = 0.1) -> Tensor:
+    """By how much two views of the same samples differ in which other samples they are near (FedX, Han et al. 2022).
+
+    Args:
+        a, b: embeddings `(N, D)`, row i of both of the same sample.
+        others: embeddings `(N, D)` of the same samples, to which `a` and `b` are compared; a sample's own is left out.
+        temperature: softmax temperature, > 0.
+
+    Returns:
+        Scalar, mean over rows of the Jensen-Shannon divergence of `softmax(cos / temperature)`; in [0, log 2].
+
+    Raises:
+        InputError: fewer than 3 rows: one other sample is no choice.
+    """
+    require_rows(a, 3, "relational_divergence")
+    others = normalize(others)
+    itself = torch.eye(len(a), dtype=a.dtype, device=a.device)
+    log_p, log_q = (
+        torch.log_softmax(normalize(view) @ others.T / temperature + _MASKED * itself, dim=1) for view in (a, b)
+    )
+    p, q = log_p.exp(), log_q.exp()
+    log_mean = (0.5 * (p + q) + itself).log()  # log 1 where both are 0
+    return 0.5 * (p * (log_p - log_mean) + q * (log_q - log_mean)).sum(dim=1).mean()
+
+
 def relation_distillation(z: Tensor, past: Tensor, temperature: Tensor, past_temperature: Tensor) -> Tensor:
     """Cross-entropy of who is near whom, now and then (IRD of Co2L, Cha et al. 2021): SCALE's forgetting term.
 
