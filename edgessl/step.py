@@ -226,7 +226,8 @@ class TrainStep:
 
     def compile(self) -> None:
         """`torch.compile` views, networks and loss; the results stay the same up to rounding."""
-        _ = self.layout.size, self.layout.trained_end  # cached here: on Python 3.11 dynamo breaks at their lock
+        # cached here: on Python 3.11 dynamo breaks at their lock
+        _ = self.layout.size, self.layout.trained_end, self.views.local
         self.losses = torch.compile(self.losses)  # type: ignore[method-assign]
 
     def losses(

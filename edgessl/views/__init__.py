@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -150,7 +151,7 @@ class MultiViews:
         """Noise columns of all views."""
         return sum(self.crops) * self.pipeline.width
 
-    @property
+    @cached_property
     def local(self) -> Pipeline:
         """The pipeline of the local views."""
         crops = (replace(t, scale=LOCAL_SCALE) if isinstance(t, ResizedCrop) else t for t in self.pipeline.transforms)
