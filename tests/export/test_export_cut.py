@@ -16,7 +16,7 @@ import torch
 from edgessl.checkpoint import Checkpoint
 from edgessl.continual.device_step import device_step
 from edgessl.data import Source
-from edgessl.device import Bundle, EncoderRunner, Learner, StepRunner, step_noise
+from edgessl.device import Bundle, EncoderRunner, FollowingEncoder, Learner, StepRunner, step_noise
 from edgessl.device.memory.codec import ByteCodec
 from edgessl.device.runtime import BackboneRunner, SessionProfile
 from edgessl.encoders.cut import cut_encoder
@@ -27,6 +27,7 @@ from edgessl.recipe import Part, build_step, parse_recipe
 from edgessl.step import hyper_tensors
 from export import export_bundle
 from export.backbone import put_on_grid
+from export.quantize import Quantization
 
 CUT = "block4"
 
@@ -34,7 +35,14 @@ CUT = "block4"
 @pytest.fixture(scope="module")
 def cut_bundle(checkpoint: Checkpoint, samples: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     path = tmp_path_factory.mktemp("cut") / "digits-cut.edgessl"
-    export_bundle(checkpoint, path, calibration=samples[:160], cut=CUT, batch_size=8)
+    export_bundle(
+        checkpoint,
+        path,
+        calibration=samples[:160],
+        cut=CUT,
+        batch_size=8,
+        quantization=Quantization(requantize=True),
+    )
     return Bundle.open(path)
 
 
@@ -53,8 +61,9 @@ def test_the_manifest_says_what_was_cut(cut_bundle: Bundle, checkpoint: Checkpoi
     assert (manifest.cut, latent.shape, latent.spec.kind) == (CUT, (128, 2, 2), "latent")
     assert manifest.input == checkpoint.input
     assert manifest.learned == latent.spec
-    assert set(manifest.graphs) == {"train", "encoder", "encoder_int8", "backbone"}
-    assert set(manifest.parity) == {"train", "encoder", "encoder_int8", "backbone", "embedding", "tensorrt"}
+    follows = {"tail_int8"}
+    assert set(manifest.graphs) == {"train", "encoder", "encoder_int8", "backbone", "ranges", *follows}
+    assert set(manifest.parity) == {"train", "encoder", "encoder_int8", "backbone", "embedding", "tensorrt", *follows}
     assert manifest.parity["backbone"]["cosine_mean"] > 0.95
     assert [view.name for view in manifest.views] == ["resized_crop", "latent_noise"]
     stages = {p.name.split(".")[2] for p in manifest.parameters if p.name.startswith("encoder.")}
@@ -207,3 +216,32 @@ def _signals(digits: Source) -> Source:
 
     x = digits.take(np.arange(len(digits)))[:, 0]
     return array_source(np.repeat(x, 4, axis=2), kind="signal", layout="channels_first")
+
+
+@pytest.mark.parametrize(("form", "least"), [("int8", 0.98), ("float", 0.999999)])
+def test_the_tail_follows_what_was_learned(
+    cut_bundle: Bundle, samples: np.ndarray, latents: np.ndarray, form: str, least: float
+) -> None:
+    """Samples go in, the backbone is the factory's, and what lies behind it is what the device learned."""
+    encoder, exact, slot = (
+        FollowingEncoder(cut_bundle, form=form),
+        EncoderRunner(cut_bundle),
+        cut_bundle.manifest.embed_slot,
+    )
+    theta = cut_bundle.state()[slot]
+    assert cosines(encoder.embed(samples), exact.embed(theta, latents)).mean() > least
+    learned = (theta * np.random.default_rng(3).uniform(0.7, 1.4, theta.size)).astype(np.float32)
+    before = cosines(encoder.embed(samples), exact.embed(learned, latents)).mean()
+    assert encoder.follow(learned, latents).accepted
+    assert cosines(encoder.embed(samples), exact.embed(learned, latents)).mean() > max(least, before)
+
+
+def test_a_learner_behind_a_cut_requantizes_its_tail(cut_bundle: Bundle, samples: np.ndarray, tmp_path: Path) -> None:
+    encoder = FollowingEncoder(cut_bundle)
+    with Learner.open(cut_bundle, tmp_path) as learner:
+        learner.observe(samples[:64])
+        learner.learn(max_steps=2)
+        factory = encoder.model
+        assert learner.requantize(encoder).accepted
+        assert encoder.model != factory
+        assert cosines(encoder.embed(samples), learner.embed(samples)).mean() > 0.98
