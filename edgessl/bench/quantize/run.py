@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from edgessl.bench.quantize.accuracy import AWARE_BITS, CASES, Row, measure
+from edgessl.bench.quantize.accuracy import AWARE_BITS, CASES, METHODS, Row, measure, methods_of, trained_as
 from edgessl.bench.quantize.speed import ENCODERS, latencies
 from edgessl.bench.results import keep
 from edgessl.errors import ConfigError, DataError
@@ -23,6 +25,7 @@ def run(
     *,
     parts: Sequence[str] = PARTS,
     aware: Sequence[int] = AWARE_BITS,
+    methods: Sequence[str] = tuple(METHODS),
     threads: int = 1,
     turns: int = 5,
     turn_seconds: float = 0.4,
@@ -36,7 +39,8 @@ def run(
         cases: some of `edgessl.bench.quantize.accuracy.CASES`, pretrained here, for accuracy.
         seeds: trainings per case, with seeds 0, 1, ...
         parts: "speed", "accuracy" or both.
-        aware: bits of quantization-aware trainings beside the float one.
+        aware: bits of quantization-aware trainings beside the float one, 2 to 8.
+        methods: some of `edgessl.bench.quantize.accuracy.METHODS`, by which the float one is quantized.
         threads: of every runtime, for latency.
         turns: times each is measured, in alternation.
         turn_seconds: length of one measurement.
@@ -44,14 +48,15 @@ def run(
         progress: told in a line what was done.
 
     Returns:
-        {"bench", "machine", "versions", "settings", "speed", "accuracy"}; rows as `speed.latencies` and
+        {"bench", "date", "machine", "versions", "settings", "speed", "accuracy"}; rows as `speed.latencies` and
         `accuracy.measure` give them.
 
     Raises:
         ConfigError: an unknown name or a number that is not positive.
         DataError: `out` holds something else.
     """
-    for what, given, known in (("encoders", encoders, ENCODERS), ("cases", cases, CASES), ("parts", parts, PARTS)):
+    named = (("encoders", encoders, ENCODERS), ("cases", cases, CASES), ("parts", parts, PARTS))
+    for what, given, known in (*named, ("methods", methods, METHODS)):
         if unknown := sorted(set(given) - set(known)):
             raise ConfigError(f"{what}: unknown {unknown[0]!r}; choose some of {', '.join(known)}")
     if seeds < 1 or threads < 1 or turns < 1 or turn_seconds <= 0:
@@ -60,7 +65,8 @@ def run(
 
     def result() -> dict[str, Any]:
         settings = {"threads": threads, "turns": turns, "turn_seconds": turn_seconds, "objective": "simclr"}
-        return {"bench": "quantize", "machine": machine(), "versions": versions(), "settings": settings, **found}
+        facts = {"date": datetime.now(UTC).strftime("%Y-%m-%d"), "machine": machine(), "versions": versions()}
+        return {"bench": "quantize", **facts, "settings": settings, **found}
 
     def add(part: str, rows: list[Row]) -> None:
         found[part] += rows
@@ -71,11 +77,12 @@ def run(
         for encoder in [name for name in encoders if name not in done]:
             add("speed", latencies(encoder, threads, turns, turn_seconds, progress))
     if "accuracy" in parts:
-        for seed in range(seeds):
-            for name in cases:
-                case = CASES[name]
-                if (case.title, seed) not in {(row["case"], row["seed"]) for row in found["accuracy"]}:
-                    add("accuracy", measure(case, seed, (0, *aware), progress))
+        had = {(row["case"], row["seed"], row["trained"], row["method"]) for row in found["accuracy"]}
+        for seed, name, bits in product(range(seeds), cases, (0, *aware)):
+            case = CASES[name]
+            missing = [m for m in methods_of(bits, methods) if (case.title, seed, trained_as(bits), m) not in had]
+            if missing:
+                add("accuracy", measure(case, seed, bits, missing, progress))
     return result()
 
 

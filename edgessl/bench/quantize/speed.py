@@ -10,10 +10,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 
 from edgessl.bench.case import input_of
 from edgessl.bench.process import Worker, WorkerError
+from edgessl.device.bundle.onnxwire import with_constant
 from edgessl.encoders import Encoder, build_encoder, collect_batch_statistics
 from edgessl.evaluate import embed
 from edgessl.layout import ParameterLayout
@@ -39,6 +41,7 @@ FORMS: dict[str, tuple[str, bool]] = {
     "fp32, weights an input": ("onnxruntime", False),
     "fp32": ("onnxruntime", False),
     "fp32, all optimizations": ("onnxruntime", True),
+    "fp32, following": ("onnxruntime", True),
     "int8": ("onnxruntime", False),
     "int8, all optimizations": ("onnxruntime", True),
     "tensorrt form": ("onnxruntime", False),
@@ -51,9 +54,9 @@ REFERENCES = ("torch eager", "fp32, weights an input", "fp32", "fp32, all optimi
 def latencies(
     name: str, threads: int, turns: int, seconds: float, progress: Callable[[str], None]
 ) -> list[dict[str, Any]]:
-    """One row per form of the encoder `name`: bytes, ms at batch 1 and 32 (median of the turns' medians), of quantized
-    forms also how many times `faster_than` each of `REFERENCES` at both, and cosine and neighbour overlap to torch on
-    random inputs.
+    """One row per form of the encoder `name`: bytes, open_ms (until it can run), ms at batch 1 and 32 (median of the
+    turns' medians), of all but `REFERENCES` also how many times `faster_than` each of those at both, and cosine and
+    neighbour overlap to torch on random inputs.
 
     The weights are fresh, batch statistics those of the inputs: latency does not depend on them.
     """
@@ -75,7 +78,7 @@ def latencies(
             )
             job = {"runtime": runtime, "everything": everything, "threads": threads, "folder": text, "encoder": name}
             try:
-                worker.ask({**job, "file": rows[form].pop("file")})
+                rows[form] |= worker.ask({**job, "file": rows[form].pop("file")})
             except WorkerError as error:
                 rows[form]["error"] = str(error)
                 continue
@@ -126,10 +129,14 @@ def _write(
     graph = float_encoder(encoder)
     int8 = quantize_graph(graph, calibration).graph.model()
     floating = graph.model()
+    learning = trace_encoder(encoder, layout)
+    # as FollowingEncoder has it
+    following = onnx.load_from_string(with_constant(learning.SerializeToString(), "theta", theta))
     models = {
-        "fp32, weights an input": trace_encoder(encoder, layout),
+        "fp32, weights an input": learning,
         "fp32": floating,
         "fp32, all optimizations": floating,
+        "fp32, following": following,
         "int8": int8,
         "int8, all optimizations": int8,
         "tensorrt form": quantize_graph(graph, calibration, Settings(weight_bits=8), "tensorrt").graph.model(),
