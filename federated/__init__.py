@@ -3,8 +3,9 @@
 Names load on first use: importing flwr takes about a second.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from edgessl import on_first_use
 
 if TYPE_CHECKING:
     from federated.client import Learners, catch_up, make_client_app, train_round
@@ -60,7 +61,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'federated' has no attribute {name!r}")
-    return getattr(import_module(f"federated.{_HOME[name]}"), name)
+__getattr__ = on_first_use(__name__, _HOME)

@@ -44,7 +44,8 @@ def simulate(
 
     Flower's own apps and messages, no network. One DATA is cut into --clients contiguous shards, as if each device
     had lived through a part of it; several DATA make one client each. The same arguments and a fresh --out give
-    the same weights, bit for bit.
+    the same weights, bit for bit; an --out used before goes on, and --rounds counts the rounds before. `log` and
+    `dashboard` read --out as they read a server's run.
     """
     with Stages() as stages:
         streams = load_streams(stages, data, data_options, clients)

@@ -5,10 +5,10 @@ Importing this package loads no reader and no numpy; each name below is imported
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgessl import on_first_use
 from edgessl.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -58,10 +58,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = on_first_use(__name__, _HOMES)
 
 
 def open_source(spec: str | Path, **options: Any) -> Source:

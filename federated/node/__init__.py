@@ -4,8 +4,9 @@ Names load on first use, and the first of them decides how Flower is loaded: cal
 `federated.compat.lean.use_lean_flower()` before, in a process that does nothing else with Flower.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from edgessl import on_first_use
 
 if TYPE_CHECKING:
     from federated.node.gates import Battery, Command, Gate, Interfaces, TimeWindow
@@ -49,7 +50,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'federated.node' has no attribute {name!r}")
-    return getattr(import_module(f"federated.node.{_HOME[name]}"), name)
+__getattr__ = on_first_use(__name__, _HOME)

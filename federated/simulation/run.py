@@ -13,6 +13,7 @@ from flwr.serverapp import ServerApp
 from edgessl.device import Bundle, Learner
 from edgessl.errors import FederationError
 from federated import compat
+from federated.checkpoint import ServerStore
 from federated.client import Learners, catch_up, make_client_app
 from federated.codecs.link import WHOLE
 from federated.result import FederationResult
@@ -67,11 +68,13 @@ def federate_in_process(
     """Federate one real Learner per stream (N, *shape), each with a state directory in `workdir`.
 
     Learner i has the seed `seed` + i and observes its stream first; then `rounds` rounds of `local_steps` steps
-    follow, all clients in each. A `workdir` used before is resumed: learners go on from their saved state, the
-    federation from the bundle's factory weights. The same arguments and a fresh `workdir` give the same theta
-    bit for bit. The final theta is returned, not adopted: the learners keep what their own last round left.
-    With a `fleet` (one device per stream) the records' seconds are virtual. `codec`, `downlink`: of RoundSettings.
+    follow, all clients in each. `workdir`/state has the round log and the last versions, as a server's state
+    directory does; a `workdir` used before is resumed, and `rounds` counts those before. The same arguments and a
+    fresh `workdir` give the same theta bit for bit. The final theta is returned, not adopted: the learners keep what
+    their own last round left. With a `fleet` (one device per stream) the records' seconds are virtual. `codec`,
+    `downlink`: of RoundSettings.
     """
+    state = workdir / "state"
 
     def open_learner(context: Context) -> Learner:
         i = int(context.node_config["partition-id"])
@@ -83,21 +86,15 @@ def federate_in_process(
             raise
         return learner
 
-    history: list[dict[str, Any]] = []
-    theta = bundle.state()["theta"]
-
-    def remember(record: dict[str, Any], now: npt.NDArray[np.float32]) -> None:
-        nonlocal theta
-        theta = now
-        history.append(record)
-        if on_round is not None:
-            on_round(record, now)
-
     settings = RoundSettings(rounds, min_nodes=len(streams), seed=seed, codec=codec, downlink=downlink)
-    layout = bundle.manifest.parameters
-    server = make_server_app(theta, bundle.digest, settings, layout=layout, on_round=remember)
+    layout, theta = bundle.manifest.parameters, bundle.state()["theta"]
+    server = make_server_app(theta, bundle.digest, settings, layout=layout, on_round=on_round, state_dir=state)
     with ExitStack() as stack:
         stack.enter_context(compat.quiet())
         learners = stack.enter_context(Learners(open_learner))
         run_local(server, make_client_app(learners, local_steps=local_steps), len(streams), fleet=fleet)
-    return FederationResult(theta, history, sum(record["seconds"] for record in history))
+    with ServerStore(state, bundle.digest) as store:
+        head = store.load()
+        assert head is not None
+        history = store.rounds(head)
+    return FederationResult(head.theta, history, sum(record["seconds"] for record in history))

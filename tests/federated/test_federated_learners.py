@@ -17,7 +17,9 @@ from federated import (
     make_server_app,
     run_local,
 )
-from federated.checkpoint import ServerStore
+from federated.checkpoint import PER_NODE, ServerStore
+from federated.dashboard import summary
+from federated.message import version_of
 from federated.rules import Memory, rule_config
 
 ROUNDS, STEPS, MEMORY = 3, 12, 16_384  # 256 samples of 64 bytes
@@ -67,11 +69,25 @@ def test_the_same_seeds_give_the_same_bits_and_others_do_not(federate):
     assert [r["loss"] for r in first.rounds] == [r["loss"] for r in second.rounds]
 
 
+def test_a_simulation_writes_a_round_log_and_goes_on_where_it_was(federate, tmp_path):
+    whole = federate("whole", rounds=4)
+    federate("cut", rounds=1)
+    result = federate("cut", rounds=4)
+    assert result.theta.tobytes() == whole.theta.tobytes()
+    assert [r["round"] for r in result.rounds] == [1, 2, 3, 4]
+    again = federate("cut", rounds=4)  # nothing is left to do
+    assert (again.theta.tobytes(), again.rounds) == (result.theta.tobytes(), result.rounds)
+    found = summary.read(summary.log_of(tmp_path / "cut"))
+    assert [r["clients"] for r in found.rounds] == [2] * 4
+    assert sorted(found.devices) == ["100", "101"]
+    assert found.version == version_of(result.theta)
+
+
 def test_the_loss_falls_and_rounds_are_reported(federate):
     told = []
     result = federate(rounds=6, on_round=lambda record, theta: told.append((record, theta.copy())))
     assert result.rounds[-1]["loss"] < 0.5 * result.rounds[0]["loss"]
-    assert [record for record, _ in told] == result.rounds
+    assert [{k: v for k, v in record.items() if k != PER_NODE} for record, _ in told] == result.rounds
     np.testing.assert_array_equal(told[-1][1], result.theta)
     assert all(r["clients"] == 2 and r["bytes_up"] > 4 * 2 * len(result.theta) for r in result.rounds)
 
@@ -81,7 +97,7 @@ def test_learners_are_saved_and_go_on_where_they_were(bundle, federate, tmp_path
     with learner_of(bundle, tmp_path / "w" / "client-1", seed=1) as learner:
         assert learner.metrics()["steps"] == ROUNDS * STEPS
         assert learner.metrics()["observed"] == 300
-    federate(rounds=1)
+    federate(rounds=ROUNDS + 1)
     with learner_of(bundle, tmp_path / "w" / "client-1", seed=1) as learner:
         assert learner.metrics()["steps"] == (ROUNDS + 1) * STEPS
         assert learner.metrics()["observed"] == 300

@@ -19,6 +19,7 @@ import torch
 
 from edgessl.bench.federated.compression_data import DATA, Fleet, Float, fleet
 from edgessl.bench.federated.embedding import embed
+from edgessl.bench.federated.fleets import federate, open_learners
 from edgessl.bench.results import keep, start
 from edgessl.continual.torch_runtime import TorchModel
 from edgessl.device import Learner, SessionProfile
@@ -116,7 +117,7 @@ def table(result: Row) -> str:
             rows = by_method[method]
             whole = by_method.get("whole", {})
             off = [row["knn"] - whole[seed]["knn"] for seed, row in rows.items() if seed in whole]
-            cells = [_spread([row["knn"] for row in rows.values()]), _spread(off, sign="+"), "–", "–", "–"]
+            cells = [spread([row["knn"] for row in rows.values()]), spread(off, sign="+"), "–", "–", "–"]
             if method in METHODS:
                 up, down = (
                     np.mean([row[f"bytes_{way}_per_update"] for row in rows.values()]) for way in ("up", "down")
@@ -127,7 +128,8 @@ def table(result: Row) -> str:
     return "\n".join(lines)
 
 
-def _spread(values: Sequence[float], sign: str = "") -> str:
+def spread(values: Sequence[float], sign: str = "") -> str:
+    """Mean and, of several, sample standard deviation."""
     deviation = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
     return f"{np.mean(values):{sign}.1f}{deviation}" if values else "–"
 
@@ -135,18 +137,16 @@ def _spread(values: Sequence[float], sign: str = "") -> str:
 def measure(name: str, method: str, seed: int, settings: Settings) -> Row:
     """One row."""
     began, found = time.process_time(), fleet(name, seed)
-    model = _model(found, settings, seed)
+    model = model_of(found, settings, seed)
     theta, records = model.state()["theta"], list[Row]()
     with TemporaryDirectory(prefix="edgessl-compression-") as folder, ExitStack() as stack:
         parts = found.devices if method in METHODS else [np.concatenate(found.devices)]
-        learners = [] if method == "random" else _learners(model, parts, Path(folder), seed, stack)
+        learners = [] if method == "random" else learners_of(model, parts, Path(folder), seed, stack)
         if method == "centralised":
             learners[0].learn(max_steps=settings.rounds * found.local_steps * len(found.devices))
             theta = learners[0].theta
         elif method in METHODS:
             theta, records = _federate(model, learners, method, settings.rounds, found.local_steps)
-    encoder, _ = model.runners(SessionProfile())
-    bank, test = (embed(encoder, theta, x) for x in (np.concatenate(found.devices), found.test))
     messages = max(1, sum(record["clients"] for record in records))
     up, down = (sum(record[key] for record in records) for key in ("bytes_up", "bytes_down"))
     return {
@@ -156,7 +156,7 @@ def measure(name: str, method: str, seed: int, settings: Settings) -> Row:
         "level": "A",
         "clients": len(found.devices),
         "parameters": model.manifest.theta_size,
-        "knn": round(100 * float((knn_predict(bank, found.labels, test) == found.test_labels).mean()), 2),
+        "knn": accuracy(model, theta, found),
         "bytes_up_per_update": round(up / messages),
         "bytes_down_per_update": round(down / messages),
         "bytes": up + down,
@@ -165,7 +165,15 @@ def measure(name: str, method: str, seed: int, settings: Settings) -> Row:
     }
 
 
-def _model(found: Fleet, settings: Settings, seed: int) -> TorchModel:
+def accuracy(model: TorchModel, theta: Float, found: Fleet) -> float:
+    """20-nearest-neighbour accuracy in percent of weights (P,), among all devices' samples."""
+    encoder, _ = model.runners(SessionProfile())
+    bank, test = (embed(encoder, theta, x) for x in (np.concatenate(found.devices), found.test))
+    return round(100 * float((knn_predict(bank, found.labels, test) == found.test_labels).mean()), 2)
+
+
+def model_of(found: Fleet, settings: Settings, seed: int) -> TorchModel:
+    """A new network for the fleet, with the step that its devices train."""
     recipe = parse_recipe(
         {
             "encoder": {"name": found.encoder, "options": found.options},
@@ -184,15 +192,12 @@ def _model(found: Fleet, settings: Settings, seed: int) -> TorchModel:
     return TorchModel(recipe, spec, step, step.initial_state(), batch_size=settings.batch_size, hyper=step.hyper)
 
 
-def _learners(model: TorchModel, parts: Sequence[Float], folder: Path, seed: int, stack: ExitStack) -> list[Learner]:
+def learners_of(model: TorchModel, parts: Sequence[Float], folder: Path, seed: int, stack: ExitStack) -> list[Learner]:
     """One per part, whose memory holds all of it."""
-    learners = []
-    for i, part in enumerate(parts):
-        memory = 2 * part.nbytes
-        learners.append(Learner.open(model, folder / f"device-{i}", memory_bytes=memory, seed=100 * seed + i))
-        stack.enter_context(learners[-1])
+    learners = open_learners(model, [2 * part.nbytes for part in parts], folder, seed, stack)
+    for learner, part in zip(learners, parts, strict=True):
         for j in range(0, len(part), 256):
-            learners[-1].observe(part[j : j + 256])
+            learner.observe(part[j : j + 256])
     return learners
 
 
@@ -200,31 +205,16 @@ def _federate(
     model: TorchModel, learners: list[Learner], method: str, rounds: int, local_steps: int
 ) -> tuple[Float, list[Row]]:
     """The last global weights and the rounds' records."""
-    from flwr.app import Context, Message
-
-    from federated import RoundSettings, compat, make_server_app, run_local, train_round
     from federated.codecs.link import FOLDER, DeviceLink
 
     codec, feedback = METHODS[method]
-    last, records = model.state()["theta"], list[Row]()
 
-    def client(message: Message, context: Context) -> Message:
-        learner = learners[int(context.node_config["partition-id"])]
-        reply = train_round(message, learner, local_steps)
+    def owe_nothing(device: int) -> None:
         if not feedback:
-            link = DeviceLink(learner.directory / FOLDER, model.digest)
+            link = DeviceLink(learners[device].directory / FOLDER, model.digest)
             link.settle()
             link.save()
             link.close()
-        return reply
 
-    def on_round(record: Row, theta: Float) -> None:
-        nonlocal last
-        last = theta
-        records.append(record)
-
-    settings = RoundSettings(rounds, min_nodes=len(learners), codec=codec, downlink=codec)
-    server = make_server_app(last, model.digest, settings, layout=model.manifest.parameters, on_round=on_round)
-    with compat.quiet():
-        run_local(server, client, len(learners))
-    return last, records
+    settings = {"rounds": rounds, "codec": codec, "downlink": codec}
+    return federate(model, learners, local_steps, settings, after=owe_nothing)

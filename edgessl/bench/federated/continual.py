@@ -21,6 +21,7 @@ import torch
 from edgessl.bench.continual.contenders import CONTENDERS
 from edgessl.bench.federated.continual_data import SCENARIOS, Problem, problem
 from edgessl.bench.federated.embedding import embed
+from edgessl.bench.federated.fleets import federate, open_learners
 from edgessl.bench.results import keep, start
 from edgessl.checkpoint import Checkpoint
 from edgessl.continual.device_step import device_step
@@ -115,7 +116,9 @@ def measure(scenario: str, method: str, strategy: str, seed: int) -> Row:
             streams = found.streams
             if method == "centralised":
                 streams = [[np.concatenate(chunks) for chunks in zip(*streams, strict=True)]]
-            learners = _learners(model, CONTENDERS[STRATEGIES[strategy]].policy, streams, Path(folder), seed, stack)
+            memories = [MEMORY * stream[0].nbytes // BATCH for stream in streams]  # by what comes in a round
+            policy = CONTENDERS[STRATEGIES[strategy]].policy
+            learners = open_learners(model, memories, Path(folder), seed, stack, policy)
             steps, rounds = STEPS * len(found.streams) // len(streams), SCENARIOS[scenario].rounds
             if method in FLEETS:
                 one, records = _federate(model, learners, streams, method, steps, rounds, judge)
@@ -178,18 +181,6 @@ def _model(checkpoint: Checkpoint, strategy: str, scenario: str) -> TorchModel:
     return TorchModel(recipe, checkpoint.input, step, state, batch_size=BATCH, hyper=hyper)
 
 
-def _learners(
-    model: TorchModel, policy: str, streams: Sequence[list[Array]], folder: Path, seed: int, stack: ExitStack
-) -> list[Learner]:
-    """One per stream; memory in proportion to what comes in a round."""
-    learners = []
-    for i, stream in enumerate(streams):
-        memory = MEMORY * stream[0].nbytes // BATCH
-        opened = Learner.open(model, folder / f"{i}", memory_bytes=memory, policy=policy, seed=100 * seed + i)
-        learners.append(stack.enter_context(opened))
-    return learners
-
-
 def _federate(
     model: TorchModel,
     learners: list[Learner],
@@ -200,33 +191,25 @@ def _federate(
     judge: Judge,
 ) -> tuple[list[Verdict], list[Row]]:
     """The fleet's weights judged before, and after every context; the rounds' records."""
-    from flwr.app import Context, Message
-
-    from federated import RoundSettings, compat, make_server_app, run_local, train_round
-    from federated.message import ROUND, config_of
     from federated.rules import rule_config
 
     encoder, _ = model.runners(SessionProfile())
-    theta, records = model.state()["theta"], list[Row]()
-    verdicts = [judge.verdict(lambda x: embed(encoder, theta, x))]
-
-    def client(message: Message, context: Context) -> Message:
-        i = int(context.node_config["partition-id"])
-        learners[i].observe(streams[i][config_of(message.content)[ROUND] - 1])
-        return train_round(message, learners[i], steps)
+    factory = model.state()["theta"]
+    verdicts = [judge.verdict(lambda x: embed(encoder, factory, x))]
 
     def on_round(record: Row, now: Array) -> None:
-        records.append(record)
         if record["round"] % rounds == 0:
             verdicts.append(judge.verdict(lambda x: embed(encoder, now, x)))
 
-    settings = RoundSettings(len(streams[0]), min_nodes=len(learners))
-    layout = model.manifest.parameters
-    server = make_server_app(
-        theta, model.digest, settings, layout=layout, client_config=rule_config(rule), on_round=on_round
+    _, records = federate(
+        model,
+        learners,
+        steps,
+        {"rounds": len(streams[0])},
+        before=lambda device, number: learners[device].observe(streams[device][number - 1]),
+        on_round=on_round,
+        client_config=rule_config(rule),
     )
-    with compat.quiet():
-        run_local(server, client, len(learners))
     return verdicts, records
 
 
