@@ -16,7 +16,7 @@ from federated.message import again, repeat
 CLOCKS = 600.0  # seconds that a device's clock may be off: a SuperLink takes no signature of more than five minutes
 PULL = 8  # replies in memory at once
 MOST_REMINDERS = 3
-_ATTEMPTS, _BUSY_SECONDS = 3, 2.0
+_ATTEMPTS, _BUSY_SECONDS = 6, 2.0
 _log = logging.getLogger(__name__)
 
 

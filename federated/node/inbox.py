@@ -13,6 +13,8 @@ from federated.node.link import Link
 from federated.node.pace import Pace
 from federated.node.settings import SLACK_BYTES
 
+PATIENCE = 60.0  # seconds for an object that was announced: its server may have failed halfway, and other messages wait
+
 
 class Inbox:
     """What comes over `link` goes to `letters`; nothing of more than `max_bytes` is taken.
@@ -43,9 +45,10 @@ class Inbox:
             if name in objects:
                 continue
             wait, call = Pace(0.2, 5.0), fleet.pull_object(self._node, announced.run_id, name)
+            until = time.monotonic() + PATIENCE
             while (content := self.link.call(call, answer_bytes)) is None:
-                if time.time() > announced.expires:
-                    raise FederationError(f"object {name[:12]} did not come before the message expired")
+                if time.monotonic() > until:
+                    raise FederationError(f"object {name[:12]} of a message did not come within {PATIENCE:g} s")
                 time.sleep(wait.wait())
             objects[name] = content
             if sum(map(len, objects.values())) > self.max_bytes:

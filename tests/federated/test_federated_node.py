@@ -101,6 +101,20 @@ def test_objects_that_are_not_there_yet_are_asked_for_again(server, make):
     assert len(server.replies) == 1
 
 
+def test_a_message_whose_objects_never_come_does_not_hold_up_the_next(server, make, monkeypatch):
+    monkeypatch.setattr("federated.node.inbox.PATIENCE", 0.1)
+    node = make(answer := Counting())
+    server.post(message(records(THETA, round=1)))
+    withheld = next(iter(server.objects))
+    monkeypatch.setattr(server, "late", type("Always", (set,), {"discard": lambda *_: None})({withheld}))
+    node._turn()
+    server.late = set()
+    server.post(message(records(THETA, round=2)))
+    node._turn()
+    assert "did not come within 0.1 s" in server.replies[0].error.reason
+    assert (answer.asked, server.replies[1].has_content()) == (1, True)
+
+
 def test_a_message_that_comes_again_is_not_answered_again(server, make):
     node, answer = make(counting := Counting()), counting
     again = message(records(THETA, round=1))
