@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgessl.device import Bundle, EncoderRunner, pack
+from edgessl.device import Bundle, EncoderRunner, SessionProfile, pack
 from edgessl.device.requantize.encoder import FollowingEncoder
+from edgessl.device.requantize.forms import INT8_GRAPH, TAIL
 from edgessl.device.requantize.plan import PLAN_FILE, RANGES
 from edgessl.device.storage import tensors
 from edgessl.errors import FederationError
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from federated.result import FederationResult
 
 STATE = "state.safetensors"
-REQUANTIZED = ("encoder_int8", RANGES)
 GRAPHS = ("train", "encoder", "backbone", "importance", "consolidate")  # weights are inputs, or frozen
 COPIES = ("teacher", "average", "slow", "anchor", "fleet")  # slots that are the network, as it was or follows
 MOMENTS = ("momentum", "first_moment", "second_moment", "updates")  # the optimizer's
@@ -40,10 +40,10 @@ def release(
     Slots that are copies of the network start as copies of the new weights, the optimizer's moments at zero; queues,
     importances and the like are the old bundle's. Graphs that hold the old weights (the int8 encoder, TensorRT's) are
     left out; with unlabelled `samples` (N, *shape), 16 or more, the int8 encoder of a bundle that was exported with
-    --requantize is made anew. The manifest's provenance says under "federation" which bundle and which version of the
-    fleet's weights it comes from; a signature is not taken over. FederationError when the weights do not fit, embed to
-    numbers that are not finite, or the int8 encoder does not agree with the float one; BundleError when it cannot be
-    made anew.
+    --requantize is made anew, behind a cut the int8 tail. The manifest's provenance says under "federation" which
+    bundle and which version of the fleet's weights it comes from; a signature is not taken over. FederationError when
+    the weights do not fit, embed to numbers that are not finite, or the int8 encoder does not agree with the float one;
+    BundleError when it cannot be made anew.
     """
     manifest, state = bundle.manifest, bundle.state()
     if result.theta.shape != state["theta"].shape or not np.isfinite(result.theta).all():
@@ -57,18 +57,19 @@ def release(
             state[slot] = result.theta
         elif slot in MOMENTS:
             state[slot] = np.zeros_like(state[slot])
-    kept = (*GRAPHS, *REQUANTIZED) if samples is not None else GRAPHS
+    following = TAIL if manifest.latent else INT8_GRAPH
+    kept = (*GRAPHS, following, RANGES) if samples is not None else GRAPHS
     graphs = {key: graph for key, graph in manifest.graphs.items() if key in kept}
     members = {graph.file: bundle.read(graph.file) for graph in graphs.values()}
     members[STATE] = tensors.dumps(state)
     parity = {key: figure for key, figure in manifest.parity.items() if key in GRAPHS or key not in manifest.graphs}
     if samples is not None:
-        encoder = FollowingEncoder(bundle)
-        followed = encoder.follow(result.theta, samples)
+        encoder, backbone = FollowingEncoder(bundle), bundle.backbone(SessionProfile())
+        followed = encoder.follow(result.theta, samples if backbone is None else backbone.latents(samples))
         if not followed.accepted:
             raise FederationError(f"the int8 encoder cannot follow: {followed.reason}; release without samples")
-        members[graphs["encoder_int8"].file], members[PLAN_FILE] = encoder.model, bundle.read(PLAN_FILE)
-        parity["encoder_int8"] = {k: getattr(followed, k) for k in ("cosine_mean", "cosine_min", "neighbor_overlap")}
+        members[graphs[following].file], members[PLAN_FILE] = encoder.model, bundle.read(PLAN_FILE)
+        parity[following] = {k: getattr(followed, k) for k in ("cosine_mean", "cosine_min", "neighbor_overlap")}
     released = replace(
         manifest,
         name=name or manifest.name,

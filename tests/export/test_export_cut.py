@@ -28,6 +28,8 @@ from edgessl.step import hyper_tensors
 from export import export_bundle
 from export.backbone import put_on_grid
 from export.quantize import Quantization
+from federated import FederationResult
+from federated.release import release
 
 CUT = "block4"
 
@@ -245,3 +247,13 @@ def test_a_learner_behind_a_cut_requantizes_its_tail(cut_bundle: Bundle, samples
         assert learner.requantize(encoder).accepted
         assert encoder.model != factory
         assert cosines(encoder.embed(samples), learner.embed(samples)).mean() > 0.98
+
+
+def test_a_fleets_release_has_the_tail_made_anew(cut_bundle: Bundle, samples: np.ndarray, tmp_path: Path) -> None:
+    theta = cut_bundle.state()["theta"]
+    learned = (theta * np.random.default_rng(3).uniform(0.7, 1.4, theta.size)).astype(np.float32)
+    new = release(cut_bundle, FederationResult(learned, [], 0.0), tmp_path / "new.edgessl", samples=samples)
+    assert set(new.manifest.graphs) == set(cut_bundle.manifest.graphs) - {"encoder_int8"}  # that has the old weights
+    assert new.manifest.parity["tail_int8"]["cosine_mean"] > 0.98
+    exact = EncoderRunner(new).embed(learned, BackboneRunner(new).latents(samples))
+    assert cosines(FollowingEncoder(new).embed(samples), exact).mean() > 0.98

@@ -14,7 +14,7 @@ from edgessl.device.runtime import SessionProfile
 from edgessl.errors import BundleError, ParityError
 
 INT8, FLOAT = "int8", "float"
-TAIL = "tail_int8"  # in place of encoder_int8 behind a cut
+INT8_GRAPH, TAIL = "encoder_int8", "tail_int8"  # what follows in int8: the encoder, behind a cut the tail
 
 
 class FloatGraph:
@@ -60,7 +60,7 @@ class Levels:
 
     def __init__(self, bundle: Bundle, profile: SessionProfile) -> None:
         manifest = bundle.manifest
-        key = TAIL if manifest.latent else "encoder_int8"
+        key = TAIL if manifest.latent else INT8_GRAPH
         for name in (key, RANGES):
             if name not in manifest.graphs:
                 raise BundleError(f"graph {name!r} is not in this bundle; export it with calibration and --requantize")
