@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,24 +63,25 @@ def _encoder(name: str) -> Encoder:
     return cut_encoder(encoder, cut)[1] if cut else encoder
 
 
-def build_step(encoder: str, objective: str) -> TrainStep:
-    """The training step under test: default options, default views, momentum SGD."""
+def build_step(encoder: str, objective: str, optimizer: str = "sgd") -> TrainStep:
+    """The training step under test: default options, default views, momentum SGD or another optimizer."""
     spec = input_of(encoder)
     return TrainStep(
         _encoder(encoder),
         build_objective(objective),
-        build_optimizer("sgd"),
+        build_optimizer(optimizer),
         default_views(spec.kind, spec.shape),
     )
 
 
-def prepare(folder: Path, encoder: str, objective: str, batch_size: int) -> TrainStep:
+def prepare(folder: Path, encoder: str, objective: str, batch_size: int, optimizer: str = "sgd") -> TrainStep:
     """Write case.json and tensors.safetensors into `folder`; returns the step they start.
 
     tensors: `state.<slot>`, `batch` (BATCHES, N, *shape) and `noise` (BATCHES, N, width), float32.
-    case.json: encoder, objective, hyper, and `losses` of the first CHECKED_STEPS steps by `TrainStep`.
+    case.json: encoder, objective, optimizer, hyper, names of what is `trained`, and `losses` of the first CHECKED_STEPS
+    steps by `TrainStep`.
     """
-    step, spec = build_step(encoder, objective), input_of(encoder)
+    step, spec = build_step(encoder, objective, optimizer), input_of(encoder)
     batch = np.stack([random_fields(spec, batch_size, seed) for seed in range(BATCHES)])
     noise = np.stack([step_noise(0, t, step.noise_shape(batch_size)) for t in range(BATCHES)])
     state = step.initial_state()
@@ -91,7 +93,9 @@ def prepare(folder: Path, encoder: str, objective: str, batch_size: int) -> Trai
         x, u = torch.from_numpy(batch[t]), torch.from_numpy(noise[t])
         state, metrics = step(state, x, u, hyper_tensors(step.hyper))
         losses.append(float(metrics["loss"]))
-    case = {"encoder": encoder, "objective": objective, "hyper": step.hyper, "losses": losses}
+    trained = [entry.name for entry in step.layout.entries if entry.offset < step.layout.trained_end]
+    case: dict[str, Any] = {"encoder": encoder, "objective": objective, "optimizer": optimizer, "hyper": step.hyper}
+    case |= {"trained": trained, "losses": losses}
     (folder / "case.json").write_text(json.dumps(case))
     return step
 

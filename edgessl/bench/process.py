@@ -27,15 +27,18 @@ class Worker:
         module: what to run; it reads a line and answers a line.
         environment: variables on top of this process's own.
         timeout_s: longest wait for one answer.
+        python: another interpreter than this one.
     """
 
-    def __init__(self, module: str, environment: dict[str, str], timeout_s: float) -> None:
+    def __init__(
+        self, module: str, environment: dict[str, str], timeout_s: float, python: str = sys.executable
+    ) -> None:
         self._timeout_s = timeout_s
         self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in __exit__
         root = str(Path(edgessl.__file__).parents[1])
         path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module],
+            [python, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from edgessl.bench import BENCHES, load_bench
 from edgessl.bench.process import Worker, WorkerError
 from edgessl.bench.step import worker
-from edgessl.bench.step.run import Row, run, take_turns
+from edgessl.bench.step.run import TRAINING, Row, run, take_turns
 from edgessl.device.storage import tensors
 from edgessl.errors import ConfigError
 
@@ -65,7 +66,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def measured(folder: Path, *backends: str) -> dict[str, Row]:
-    return take_turns(folder, 1, backends, 2, 0.02, lambda line: None)
+    return take_turns(folder, 1, backends, 2, 0.02, lambda line: None, {})
 
 
 def test_a_train_graph_is_measured_without_torch(toy: Path) -> None:
@@ -91,18 +92,35 @@ def test_a_backend_that_fails_is_a_row_beside_the_others(real: Path) -> None:
     assert set(rows["torch"]) == set(rows["onnxruntime"])
 
 
-@pytest.mark.parametrize("objective", ["vicreg", "simclr"])
-def test_the_torch_baseline_takes_the_same_steps_as_ours(objective: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("objective", "optimizer"), [("vicreg", "adamw"), ("simclr", "sgd")])
+def test_the_torch_baseline_takes_the_same_steps_as_ours(objective: str, optimizer: str, tmp_path: Path) -> None:
     from edgessl.bench.case import prepare
     from edgessl.bench.step import torch_backend
 
-    prepare(tmp_path, "cnn1d", objective, batch_size=8)
+    prepare(tmp_path, "cnn1d", objective, batch_size=8, optimizer=optimizer)
     case = json.loads((tmp_path / "case.json").read_text())
     arrays, _ = tensors.loads((tmp_path / "tensors.safetensors").read_bytes())
     step = torch_backend.build(case, arrays, threads=1, compiled=False)
     losses = [step(t) for t in range(3)]
     np.testing.assert_allclose(losses, case["losses"], rtol=1e-4)
     assert len(set(losses)) == 3
+
+
+def test_onnxruntime_training_takes_the_same_steps_as_ours(tmp_path: Path) -> None:
+    """EDGESSL_ORT_TRAINING_PYTHON: a Python with onnxruntime-training-cpu 1.19.2, onnx 1.16.2 and numpy before 2."""
+    python = os.environ.get("EDGESSL_ORT_TRAINING_PYTHON")
+    if python is None:
+        pytest.skip("EDGESSL_ORT_TRAINING_PYTHON names no Python with onnxruntime-training-cpu")
+    from edgessl.bench.case import prepare
+    from edgessl.bench.step.forward import write_forward
+
+    step = prepare(tmp_path, "cnn1d", "vicreg", batch_size=8, optimizer="adamw")
+    write_forward(tmp_path, step, 8)
+    rows = take_turns(tmp_path, 1, [TRAINING], 2, 0.02, lambda line: None, {TRAINING: python})
+    row = rows[TRAINING]
+    assert row["error"] is None  # the losses of the first steps were ours
+    assert row["loads_torch"] is False
+    assert row["installed_mb"] > 50
 
 
 def test_a_part_behind_a_stage_is_compared_with_the_whole() -> None:
@@ -153,6 +171,10 @@ def test_peak_memory_is_the_process_own() -> None:
         ({"batch_size": 1}, "batch_size"),
         ({"turns": 0}, "turns"),
         ({"turn_seconds": 0.0}, "turn_seconds"),
+        ({"optimizer": "adam"}, "sgd, adamw"),
+        ({"backends": "onnxruntime_training"}, "no SGD with momentum"),
+        ({"backends": "onnxruntime_training", "optimizer": "adamw"}, "training_python=/path/to/python"),
+        ({"backends": "onnxruntime_training", "optimizer": "adamw", "training_python": "/no/python"}, "/no/python"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_runs(options: dict[str, Any], message: str) -> None:

@@ -1,4 +1,5 @@
-"""How long one training step takes: stock onnxruntime, torch and torch.compile, each in a process of its own.
+"""How long one training step takes: stock onnxruntime, torch, torch.compile and, where an interpreter that has it is
+named, onnxruntime-training, each in a process of its own.
 
 Backends that share a process disturb each other (thread pools that spin, allocators), so each gets a worker. All
 workers stay alive and take turns, so that a change of the machine's pace hits all alike.
@@ -7,8 +8,10 @@ workers stay alive and take turns, so that a change of the machine's pace hits a
 from __future__ import annotations
 
 import os
+import shutil
 import statistics
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,11 +22,14 @@ from edgessl.errors import ConfigError
 from edgessl.machine import installed_mb, load_warnings, machine, versions
 
 BACKENDS = ("onnxruntime", "torch", "torch_compile")
+TRAINING = "onnxruntime_training"  # in an environment of its own, see edgessl.bench.step.training_backend
 NEEDED = {
     "onnxruntime": ("onnxruntime", "numpy"),
     "torch": ("torch", "numpy"),
     "torch_compile": ("torch", "numpy"),
+    TRAINING: ("onnxruntime-training-cpu",),
 }
+OPTIMIZERS = ("sgd", "adamw")
 OBJECTIVES = ("vicreg", "simclr")  # those with a hand-written torch baseline
 # whole networks, and what two ways of latent replay train: the last block and the heads, or an adapter and the heads
 ENCODERS = ("ds_cnn_s", "resnet8", "cnn1d", "vit", "ds_cnn_s@block4", "ds_cnn_s@pool")
@@ -53,6 +59,8 @@ def run(
     threads: Sequence[int] = (1, 2),
     backends: str | Sequence[str] = BACKENDS,
     *,
+    optimizer: str = "sgd",
+    training_python: str | None = None,
     batch_size: int = 32,
     turns: int = 5,
     turn_seconds: float = 1.0,
@@ -64,7 +72,9 @@ def run(
         encoders: names for `edgessl.encoders.build_encoder`, `NAME@STAGE` for what lies behind a stage.
         objective: "vicreg" or "simclr".
         threads: numbers of compute threads.
-        backends: some of `BACKENDS`, or their names in a text with commas.
+        backends: some of `BACKENDS` and "onnxruntime_training", or their names in a text with commas.
+        optimizer: "sgd" (with momentum) or "adamw"; onnxruntime-training has the second only.
+        training_python: a Python 3.11 or older with onnxruntime-training-cpu 1.19.2, onnx 1.16.2 and numpy before 2.
         batch_size: samples per step.
         turns: how many times each backend is measured, in alternation.
         turn_seconds: length of one measurement (three steps at least).
@@ -84,20 +94,25 @@ def run(
     """
     backends = backends.split(",") if isinstance(backends, str) else list(backends)
     _check(encoders, objective, threads, backends, batch_size, turns, turn_seconds)
+    pythons = _pythons(backends, optimizer, training_python)
     from edgessl.bench.case import export, input_of, prepare  # torch and onnx, from here on
 
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    sizes = {name: round(installed_mb(NEEDED[name]), 1) for name in backends}
+    sizes = {name: round(installed_mb(NEEDED[name]), 1) for name in backends if name != TRAINING}
     shapes = {name: list(input_of(name).shape) for name in encoders}
     rows: list[Row] = []
     for encoder in encoders:
         with TemporaryDirectory(prefix="edgessl-bench-") as folder:
             progress(f"{encoder}: tracing the step")
-            step, unexportable = prepare(Path(folder), encoder, objective, batch_size), None
+            step, unexportable = prepare(Path(folder), encoder, objective, batch_size, optimizer), None
             if "onnxruntime" in backends:
                 unexportable = export(Path(folder), step, batch_size)
+            if TRAINING in backends:
+                from edgessl.bench.step.forward import write_forward
+
+                write_forward(Path(folder), step, batch_size)
             for count in threads:
-                found = take_turns(Path(folder), count, backends, turns, turn_seconds, progress)
+                found = take_turns(Path(folder), count, backends, turns, turn_seconds, progress, pythons)
                 for backend, row in found.items():
                     if backend == "onnxruntime" and unexportable is not None:
                         row["error"] = unexportable
@@ -107,7 +122,7 @@ def run(
                         "backend": backend,
                         "threads": count,
                     }
-                    rows.append({**head, **row, "installed_mb": sizes[backend]})
+                    rows.append({**head, "installed_mb": sizes.get(backend), **row})
     _compare_with_whole(rows)
     return {
         "bench": "step",
@@ -117,7 +132,7 @@ def run(
             "batch_size": batch_size,
             "turns": turns,
             "turn_seconds": turn_seconds,
-            "optimizer": "sgd",
+            "optimizer": optimizer,
             "input_shapes": shapes,
         },
         "load_before": None if load is None else round(load, 2),
@@ -133,8 +148,12 @@ def take_turns(
     turns: int,
     seconds: float,
     progress: Callable[[str], None],
+    pythons: Mapping[str, str],
 ) -> dict[str, Row]:
-    """Start a worker per backend on the case in `folder`, then let them measure in alternation; a row for each."""
+    """Start a worker per backend on the case in `folder`, then let them measure in alternation; a row for each.
+
+    `pythons` names the interpreter of a backend that has one of its own.
+    """
     rows = {backend: _empty_row() for backend in backends}
     medians: dict[str, list[float]] = {backend: [] for backend in backends}
     with ExitStack() as stack:
@@ -144,7 +163,8 @@ def take_turns(
             # a cache of its own, else torch.compile would not compile the second time
             cache = str(folder / f"inductor-{threads}")
             environment = {"OMP_NUM_THREADS": str(threads), "TORCHINDUCTOR_CACHE_DIR": cache}
-            worker = stack.enter_context(Worker("edgessl.bench.step.worker", environment, TIMEOUT_S))
+            python = pythons.get(backend, sys.executable)
+            worker = stack.enter_context(Worker("edgessl.bench.step.worker", environment, TIMEOUT_S, python))
             try:
                 ready = worker.ask({"backend": backend, "folder": str(folder), "threads": threads})
             except WorkerError as error:
@@ -153,6 +173,8 @@ def take_turns(
             for key in ("import_s", "setup_s", "first_step_s"):
                 rows[backend][key] = round(ready[key], 3)
             rows[backend]["loads_torch"] = ready["loads_torch"]
+            if "installed_mb" in ready:
+                rows[backend]["installed_mb"] = round(ready["installed_mb"], 1)
             if backend == "torch_compile":
                 rows[backend]["compile_s"] = rows[backend]["first_step_s"]
             workers[backend] = worker
@@ -198,6 +220,21 @@ def _empty_row() -> Row:
     return {**dict.fromkeys(UNMEASURED), "turns_ms": [], "steps": 0}
 
 
+def _pythons(backends: Sequence[str], optimizer: str, training_python: str | None) -> dict[str, str]:
+    if optimizer not in OPTIMIZERS:
+        raise ConfigError(f"optimizer {optimizer!r}: expected one of {', '.join(OPTIMIZERS)}")
+    if TRAINING not in backends:
+        return {}
+    if optimizer != "adamw":
+        raise ConfigError(f"{TRAINING} has no SGD with momentum; measure all backends with optimizer=adamw")
+    if training_python is None or shutil.which(training_python) is None:
+        raise ConfigError(
+            f"{TRAINING}: expected training_python=/path/to/python, a Python 3.11 or older with "
+            f"onnxruntime-training-cpu==1.19.2 onnx==1.16.2 'numpy<2'; found {training_python}"
+        )
+    return {TRAINING: training_python}
+
+
 def _check(
     encoders: Sequence[str],
     objective: str,
@@ -213,9 +250,9 @@ def _check(
         raise ConfigError(
             f"objective {objective!r} has no torch baseline to compare with; choose one of {', '.join(OBJECTIVES)}"
         )
-    unknown = [name for name in backends if name not in BACKENDS]
+    unknown = [name for name in backends if name not in NEEDED]
     if unknown or not backends:
-        raise ConfigError(f"backends: expected some of {', '.join(BACKENDS)}, found {list(backends)}")
+        raise ConfigError(f"backends: expected some of {', '.join(NEEDED)}, found {list(backends)}")
     if not threads or min(threads) < 1:
         raise ConfigError(f"threads: expected numbers of 1 or more, found {list(threads)}")
     if batch_size < 2:

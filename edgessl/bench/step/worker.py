@@ -16,7 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgessl.machine import peak_rss_mb
+from edgessl.bench.step.run import NEEDED, TRAINING
+from edgessl.machine import installed_mb, peak_rss_mb
 
 TOLERANCE = 1e-3  # relative, of the losses of the first steps
 LEAST_STEPS = 3  # of a turn, however slow they are
@@ -72,6 +73,7 @@ def prepare(job: dict[str, Any]) -> tuple[Step, dict[str, Any]]:
         "first_step_s": first - built,
         "checked_steps": len(losses),
         "loads_torch": "torch" in sys.modules,
+        **({"installed_mb": installed_mb(NEEDED[TRAINING])} if job["backend"] == TRAINING else {}),
     }
 
 
@@ -80,6 +82,10 @@ def _importer(backend: str) -> Callable[..., Step]:
         from edgessl.bench.step import onnx_backend
 
         return onnx_backend.build
+    if backend == TRAINING:
+        from edgessl.bench.step import training_backend
+
+        return training_backend.build
     from edgessl.bench.step import torch_backend
 
     compiled = backend == "torch_compile"
