@@ -59,6 +59,8 @@ def test_what_is_no_input_is_refused(bundle: Bundle, theta: np.ndarray) -> None:
         with_constant(model, "embedding", theta)
     with pytest.raises(BundleError, match="truncated"):
         with_constant(model[:-3], "theta", theta)
+    with pytest.raises(BundleError, match="field 15 of fixed width"):
+        with_constant(model + bytes([15 << 3 | 5, 0, 0, 0, 0]), "theta", theta)
 
 
 def test_it_starts_as_the_factory_encoder_and_follows(bundle: Bundle, theta: np.ndarray, samples: np.ndarray) -> None:

@@ -86,24 +86,25 @@ def initializers(model: bytearray) -> dict[str, memoryview]:
     return found
 
 
-def with_constant(model: bytes, name: str, value: npt.NDArray[np.float32]) -> bytes:
-    """A copy of `model` in which the input `name` is the constant float32 `value`, of any shape.
+def with_constant(model: bytes, name: str, constant: npt.NDArray[np.float32]) -> bytes:
+    """A copy of `model` in which the input `name` is the float32 `constant`, of any shape.
 
     A checked graph (`check_graph`) is expected; BundleError when it has no such input.
     """
+    tensor = b"".join(_field(_DIMS, size) for size in constant.shape) + _field(_DATA_TYPE, _FLOAT)
+    tensor += _field(_TENSOR_NAME, name.encode()) + _field(_RAW_DATA, constant.astype("<f4").tobytes())
     out, found = bytearray(), False
-    for number, wire, field in _fields(memoryview(model), "graph"):
-        if number == _MODEL_GRAPH and isinstance(field, memoryview):
-            graph = bytearray()
-            for key, kind, part in _fields(field, "graph"):
-                named = key == _GRAPH_INPUT and isinstance(part, memoryview) and _named(part, name)
-                found |= named
-                if not named:
-                    graph += _field(key, kind, part)
-            tensor = b"".join(_field(_DIMS, 0, size) for size in value.shape) + _field(_DATA_TYPE, 0, _FLOAT)
-            tensor += _field(_TENSOR_NAME, 2, name.encode()) + _field(_RAW_DATA, 2, value.astype("<f4").tobytes())
-            field = bytes(graph + _field(_GRAPH_INITIALIZER, 2, tensor))
-        out += _field(number, wire, field)
+    for number, _, value in _fields(memoryview(model), "graph"):
+        if number != _MODEL_GRAPH or not isinstance(value, memoryview):
+            out += _field(number, value)
+            continue
+        graph = bytearray()
+        for key, _, part in _fields(value, "graph"):
+            if key == _GRAPH_INPUT and isinstance(part, memoryview) and _named(part, name):
+                found = True
+            else:
+                graph += _field(key, part)
+        out += _field(number, bytes(graph) + _field(_GRAPH_INITIALIZER, tensor))
     if not found:
         raise BundleError(f"graph: it has no input {name!r} to make a constant of")
     return bytes(out)
@@ -113,13 +114,13 @@ def _named(value_info: memoryview, name: str) -> bool:
     return any(number == _VALUE_NAME and value == name.encode() for number, _, value in _fields(value_info, "graph"))
 
 
-def _field(number: int, wire: int, value: int | bytes | memoryview) -> bytes:
+def _field(number: int, value: int | bytes | memoryview) -> bytes:
     """One field as it lies on the wire; models and graphs have numbers and byte strings only."""
-    if isinstance(value, int):
-        if wire != 0:
-            raise BundleError(f"graph: not an ONNX graph (wire type {wire})")
-        return _as_varint(number << 3) + _as_varint(value)
-    return _as_varint(number << 3 | 2) + _as_varint(len(value)) + bytes(value)
+    if not isinstance(value, int):
+        return _as_varint(number << 3 | 2) + _as_varint(len(value)) + bytes(value)
+    if value < 0:  # how `_fields` gives what has a fixed width
+        raise BundleError(f"graph: not an ONNX graph (field {number} of fixed width)")
+    return _as_varint(number << 3) + _as_varint(value)
 
 
 def _as_varint(value: int) -> bytes:
