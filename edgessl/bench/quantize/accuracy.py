@@ -77,7 +77,8 @@ def _mixed(graph: FloatGraph, calibration: Array, choosing: Array) -> Made:
     return embed_with, {**figures, "weight_bytes": weight_bytes(graph, settings), "layers_at_4": at_4}
 
 
-def _exact(bits: int) -> str:
+def exact(bits: int) -> str:
+    """The method that rounds weights to `bits` and computes without saturation."""
     return f"{bits} bits, exact"
 
 
@@ -90,7 +91,7 @@ METHODS: dict[str, Method] = {
     "bias corrected": _rounded(Settings(correct_bias=True)),
     "8 bits, as this CPU computes": _rounded(Settings(weight_bits=8)),
     "tensorrt": _rounded(Settings(weight_bits=8), "tensorrt", exact=True),
-    **{_exact(bits): _rounded(Settings(weight_bits=bits), exact=True) for bits in BITS},
+    **{exact(bits): _rounded(Settings(weight_bits=bits), exact=True) for bits in BITS},
     "4 bits, exact, equalized and corrected": _rounded(Settings("minmax", 4, True, True), exact=True),
     "int4 weights only": _packed,
     "mixed 4 and 7 bits": _mixed,
@@ -104,7 +105,7 @@ def trained_as(bits: int) -> str:
 
 def methods_of(bits: int, wanted: Collection[str] = tuple(METHODS)) -> tuple[str, ...]:
     """How an encoder of that training is judged: in float, and by the METHODS `wanted` or to its own bits."""
-    return (FLOAT, _exact(bits)) if bits else (FLOAT, *(name for name in METHODS if name in wanted))
+    return (FLOAT, exact(bits)) if bits else (FLOAT, *(name for name in METHODS if name in wanted))
 
 
 def measure(case: Case, seed: int, bits: int, methods: Collection[str], progress: Callable[[str], None]) -> list[Row]:

@@ -7,9 +7,8 @@ import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-Row = dict[str, Any]
+from edgessl.bench.quantize.accuracy import FLOAT, METHODS, Row, exact
 
 
 def speed_table(rows: Sequence[Row]) -> str:
@@ -33,25 +32,58 @@ def speed_table(rows: Sequence[Row]) -> str:
 
 
 def accuracy_table(rows: Sequence[Row]) -> str:
-    """Means and standard deviations over the seeds; kNN and linear probe of quantized forms minus the float encoder of
-    the same training and seed, in points."""
+    """Encoders trained in float: means and standard deviations over the seeds; kNN and linear probe of quantized forms
+    minus the float form of the same seed, in points."""
     lines = [
-        "| case | trained | method | cosine | neighbours kept | kNN, % | difference | linear probe, % | difference |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| case | method | cosine | neighbours kept | kNN, % | difference | linear probe, % | difference |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    floats = {(r["case"], r["trained"], r["seed"]): r for r in rows if r["method"] == "float"}
-    groups: dict[tuple[str, str, str], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row["case"], row["trained"], row["method"]), []).append(row)
-    for (case, trained, method), found in groups.items():
-        figures = [case, trained, method]
-        figures += [_mean(found, "cosine_mean", 1, 4), _mean(found, "neighbor_overlap", 1, 3)]
+    for (case, method), found in _groups(rows, FLOAT).items():
+        reference = _by_seed(rows, case, FLOAT, FLOAT)
+        figures = [case, method, _mean(found, "cosine_mean", 1, 4), _mean(found, "neighbor_overlap", 1, 3)]
         for name in ("knn", "linear"):
-            figures.append(_mean(found, name, 100, 1))
-            pairs = [r[name] - floats[case, trained, r["seed"]][name] for r in found]
-            figures.append("" if method == "float" else _spread([100 * p for p in pairs], 2, "+"))
+            figures += [_mean(found, name, 100, 1), "" if method == FLOAT else _difference(found, reference, name)]
         lines.append(f"| {' | '.join(figures)} |")
     return "\n".join(lines)
+
+
+def aware_table(rows: Sequence[Row]) -> str:
+    """Rounding while training beside rounding afterwards, both in integers at the end: a line per case and bits; the
+    differences, in points, are of the same seeds."""
+    lines = [
+        "| case | bits | kNN, rounded afterwards | while training | difference | linear probe, afterwards | "
+        "while training | difference | cosine to its own float form | while training |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    trainings = {(r["case"], r["trained"]) for r in rows if r["trained"] != FLOAT}
+    for case, trained in sorted(trainings, key=lambda key: (key[0], -int(key[1].split()[1]))):
+        bits = int(trained.split()[1])
+        aware = list(_by_seed(rows, case, trained, exact(bits)).values())
+        after = _by_seed(rows, case, FLOAT, exact(bits))
+        figures = [case, str(bits)]
+        for name in ("knn", "linear"):
+            figures += [_mean(list(after.values()), name, 100, 1), _mean(aware, name, 100, 1)]
+            figures.append(_difference(aware, after, name))
+        figures += [_mean(list(after.values()), "cosine_mean", 1, 4), _mean(aware, "cosine_mean", 1, 4)]
+        lines.append(f"| {' | '.join(figures)} |")
+    return "\n".join(lines)
+
+
+def _groups(rows: Sequence[Row], trained: str) -> dict[tuple[str, str], list[Row]]:
+    """The rows of that training by case, in the order of the rows, and method, in the order of METHODS."""
+    cases = list(dict.fromkeys(row["case"] for row in rows))
+    methods = [FLOAT, *METHODS]
+    keys = [(case, method) for case in cases for method in methods]
+    found = {key: [r for r in rows if (r["case"], r["method"]) == key and r["trained"] == trained] for key in keys}
+    return {key: group for key, group in found.items() if group}
+
+
+def _by_seed(rows: Sequence[Row], case: str, trained: str, method: str) -> dict[int, Row]:
+    return {r["seed"]: r for r in rows if (r["case"], r["trained"], r["method"]) == (case, trained, method)}
+
+
+def _difference(rows: Sequence[Row], reference: dict[int, Row], name: str) -> str:
+    return _spread([100 * (row[name] - reference[row["seed"]][name]) for row in rows], 2, "+")
 
 
 def _mean(rows: Sequence[Row], name: str, factor: float, digits: int) -> str:
@@ -64,9 +96,10 @@ def _spread(values: Sequence[float], digits: int, sign: str = "") -> str:
 
 
 def main() -> None:
-    """Print both tables of the file that the first argument names."""
+    """Print the tables of the file that the first argument names."""
     result = json.loads(Path(sys.argv[1]).read_text())
-    print(speed_table(result["speed"]), accuracy_table(result["accuracy"]), sep="\n\n")
+    rows = result["accuracy"]
+    print(speed_table(result["speed"]), accuracy_table(rows), aware_table(rows), sep="\n\n")
 
 
 if __name__ == "__main__":
