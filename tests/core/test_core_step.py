@@ -411,8 +411,9 @@ def test_the_two_halves_are_the_step(make_step: MakeStep, draw: Draw) -> None:
 
 
 @pytest.mark.slow
-def test_compiled_steps_agree(make_step: MakeStep, draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
-    step = make_step("simclr")
+@pytest.mark.parametrize("objective", ["simclr", "dino"])  # dino: views of two sizes, two networks
+def test_compiled_steps_agree(make_step: MakeStep, draw: Draw, monkeypatch: pytest.MonkeyPatch, objective: str) -> None:
+    step = make_step(objective)
     expected = step.gradient(step.initial_state(), *draw(step), hyper_tensors(step.hyper))
     compile_ = torch.compile
     # the tracing front end is what can go wrong here; the C++ back end needs a compiler and a minute
