@@ -29,6 +29,7 @@ BENCHES: dict[str, str] = {
     "federated_compression": "edgessl.bench.federated.compression:run",
     "federated_order": "edgessl.bench.federated.order:run",
     "federated_continual": "edgessl.bench.federated.continual:run",
+    "federated_privacy": "edgessl.bench.federated.privacy:run",
     "federated_node": "edgessl.bench.federated.node:run",
     "drift": "edgessl.bench.drift.run:run",
     "spiking": "edgessl.bench.spiking.run:run",
