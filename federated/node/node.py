@@ -281,7 +281,7 @@ class Node:
                 raise RefusedError("it came too late: nobody waits for it any longer", 0, 0)
             self._outbox.deliver(self.number, reply, seconds)
         except RefusedError as error:
-            if error.status in (401, 403):  # not the reply's fault
+            if error.status in (401, 403) and error.code != fleet.RUN_IS_OVER:  # not the reply's fault
                 raise
             self._event("undelivered", message=reply.reply_to, reason=str(error))
         else:

@@ -83,7 +83,7 @@ class FakeSuperLink:
 
     def _check_run(self) -> None:
         if self.over:
-            raise RefusedError("the run is over", 412, RUN_IS_OVER)
+            raise RefusedError("the run is over", 403, RUN_IS_OVER)
 
     def _register_node(self, body: bytes) -> Any:
         return fleet_pb2.RegisterNodeFleetResponse(node_id=NODE)
