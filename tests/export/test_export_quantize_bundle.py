@@ -77,6 +77,13 @@ def test_it_follows_what_was_learned(whole: Bundle, theta: np.ndarray, samples: 
     assert cosine(encoder.embed(samples), EncoderRunner(whole).embed(theta, samples)) > 0.99
 
 
+def test_the_faster_form_is_measured_and_said(whole: Bundle, samples: np.ndarray) -> None:
+    found = FollowingEncoder.fastest(whole, seconds=0.02)
+    assert set(found.milliseconds) == {"int8", "float"}
+    assert found.form == min(found.milliseconds, key=lambda form: found.milliseconds[form])
+    assert np.array_equal(found.embed(samples), FollowingEncoder(whole, form=found.form).embed(samples))
+
+
 def test_a_learner_requantizes(whole: Bundle, samples: np.ndarray, tmp_path: Path) -> None:
     encoder = FollowingEncoder(whole)
     with Learner.open(whole, tmp_path) as learner:
