@@ -265,7 +265,7 @@ class Learner:
                 raise InputError("adopt: theta gives NaN or infinite embeddings; refused") from None
 
     def requantize(self, encoder: FollowingEncoder) -> Followed:
-        """Let the int8 `encoder` follow what was learned: new weights, and ranges of 64 remembered samples.
+        """Let `encoder` follow what was learned: new weights, and in int8 new ranges, of 64 remembered samples.
 
         It is checked on half of them and stays what it was when it fails. Raises InputError while fewer than 16 samples
         are remembered.
