@@ -42,6 +42,8 @@ def test_error_numbers_and_bounds_are_flowers():
     assert compat.CLIENT_RAISED == ErrorCode.CLIENT_APP_RAISED_EXCEPTION
     assert compat.NODE_UNAVAILABLE == ErrorCode.NODE_UNAVAILABLE
     assert compat.LOST == (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
+    assert compat.temporary(inflatable_utils.ObjectPushError("f" * 64, 1, "session"))
+    assert not compat.temporary(inflatable_utils.ObjectPullError("f" * 64, "gone"))
     assert fleet.RUN_IS_OVER == ApiErrorCode.FLEET_RUN_STATUS_NOT_ALLOWED
     assert fleet.KEY_IN_USE == ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE
     assert (fleet.SHORTEST_HEARTBEAT, fleet.LONGEST_HEARTBEAT) == (HEARTBEAT_MIN_INTERVAL, HEARTBEAT_MAX_INTERVAL)
