@@ -15,6 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from edgessl.device.bundle.operators import ALLOWED
 from edgessl.errors import ExportError
 from export.lines import Lines, line_of
+from export.rewrites import expand_late, known_types, simple_powers
 
 _FOLD_UP_TO = 1 << 20  # bytes; a larger folded constant would cost more than the operator
 _GROW_UP_TO = 1 << 12  # bytes; from here on a constant larger than what it is made of is left to onnxruntime's loader
@@ -36,9 +37,11 @@ def clean(
     graph = model.graph
     _check_self_contained(graph)
     constants_to_initializers(graph)
+    simple_powers(graph)
     while fold_constants(graph) + drop_no_ops(model) + merge_duplicates(graph):
         pass
     relu_gradient(graph)
+    expand_late(model)
     drop_zero_bias(graph)
     drop_dead(graph)
     uniform_constants(graph)
@@ -99,7 +102,7 @@ def drop_no_ops(model: onnx.ModelProto) -> int:
     """Remove Identity, and casts, reshapes and expands to what the input already is; Shape of a known shape becomes a
     constant. Returns how many went."""
     graph = model.graph
-    shapes, dtypes = _known_types(onnx.shape_inference.infer_shapes(model).graph)
+    shapes, dtypes = known_types(onnx.shape_inference.infer_shapes(model).graph)
     kept_names = {o.name for o in graph.output}
     renamed: dict[str, str] = {}
     went = 0
@@ -269,19 +272,6 @@ def _check(model: onnx.ModelProto, inputs: list[str], outputs: list[str], lines:
     if found != outputs:
         raise ExportError(f"the exported graph has outputs {found}; expected {outputs}")
     onnx.checker.check_model(model)
-
-
-def _known_types(graph: onnx.GraphProto) -> tuple[dict[str, tuple[object, ...] | None], dict[str, int]]:
-    shapes: dict[str, tuple[object, ...] | None] = {}
-    dtypes: dict[str, int] = {}
-    for value in [*graph.value_info, *graph.input, *graph.output]:
-        tensor = value.type.tensor_type
-        dtypes[value.name] = tensor.elem_type
-        dims = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param for d in tensor.shape.dim)
-        shapes[value.name] = dims if all(dims) or dims == () else None
-    for tensor in graph.initializer:
-        shapes[tensor.name], dtypes[tensor.name] = tuple(tensor.dims), tensor.data_type
-    return shapes, dtypes
 
 
 def _rename_inputs(node: onnx.NodeProto, renamed: dict[str, str]) -> None:

@@ -17,12 +17,14 @@ from edgessl.encoders.base import Encoder, evaluation_mode
 from edgessl.encoders.norm import BatchNorm
 from edgessl.step import TrainStep
 
+HALVED_FROM = 1 << 20  # bytes of a batch's largest activation; halves of less cost one thread 6-8 % (DS-CNN, 1-D CNN)
 PIECE_BYTES = 1 << 21  # of the largest activation; some of it, its gradient and a copy then fit a level-3 cache
 _FLOAT = 4
 
 
-def piece_rows(encoder: Encoder, theta_size: int) -> int | None:
-    """The most samples, a power of two, that `encoder` should take at a time; None for all there are.
+def piece_rows(encoder: Encoder, theta_size: int, batch_size: int) -> int | None:
+    """The most samples, a power of two, that `encoder` should take at a time, each half of a batch by itself
+    (`edgessl.objectives.network.piece_starts`); None for all there are.
 
     A piece's largest activation has at most `PIECE_BYTES`, unless that is less than theta: each piece adds a gradient
     of theta's size.
@@ -30,6 +32,8 @@ def piece_rows(encoder: Encoder, theta_size: int) -> int | None:
     if any(isinstance(module, BatchNorm) for module in encoder.modules()):
         return None  # its samples see each other
     per_sample = _FLOAT * largest_activation(encoder)
+    if batch_size * per_sample < HALVED_FROM:
+        return None
     rows = max(PIECE_BYTES, _FLOAT * theta_size) // per_sample
     return 1 << (int(rows).bit_length() - 1) if rows else 1
 

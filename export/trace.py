@@ -29,6 +29,7 @@ from edgessl.encoders.base import Encoder, evaluation_mode
 from edgessl.errors import EdgeSSLError
 from edgessl.layout import ParameterLayout
 from edgessl.step import TrainStep, hyper_tensors
+from export.branches import name_halves
 from export.lines import Recording, located, tensor_lines
 from export.lowerings import Lowerings
 from export.passes import clean
@@ -37,6 +38,7 @@ from export.purity import refuse_impure
 
 OPSET = 20
 IR_VERSION = 10
+BATCH_INPUTS = ("batch", "noise", "stored")
 
 
 def trace_step(
@@ -56,8 +58,11 @@ def trace_step(
     """
     lowerings = lowerings or Lowerings()
     function, arguments, inputs, outputs = _flat_step(step, batch_shape)
-    with _fitting_pieces(step, lowerings):
-        return trace_function(function, arguments, inputs, outputs, lowerings, lines)
+    with _fitting_pieces(step, batch_shape[0], lowerings):
+        model = trace_function(function, arguments, inputs, outputs, lowerings, lines)
+    if lowerings.flavour == "fast":
+        name_halves(model, BATCH_INPUTS)
+    return model
 
 
 def lower_step(step: TrainStep, batch_shape: Sequence[int], lowerings: Lowerings) -> GraphModule:
@@ -68,14 +73,14 @@ def lower_step(step: TrainStep, batch_shape: Sequence[int], lowerings: Lowerings
         ExportError: an operator cannot be lowered; the message names it and the line of the model.
     """
     function, arguments, _, _ = _flat_step(step, batch_shape)
-    with _fitting_pieces(step, lowerings):
+    with _fitting_pieces(step, batch_shape[0], lowerings):
         return aten_graph(function, arguments, lowerings)
 
 
-def _fitting_pieces(step: TrainStep, lowerings: Lowerings) -> AbstractContextManager[None]:
+def _fitting_pieces(step: TrainStep, batch_size: int, lowerings: Lowerings) -> AbstractContextManager[None]:
     # pieces fit a processor's caches; on an H200 they made ResNet-8's step 2.5 times slower
     whole = lowerings.flavour == "portable"
-    return in_pieces(step, None if whole else piece_rows(step.parts.encoder, step.layout.size))
+    return in_pieces(step, None if whole else piece_rows(step.parts.encoder, step.layout.size, batch_size))
 
 
 Flat = tuple[Callable[..., tuple[Tensor, ...]], tuple[Tensor, ...], list[str], list[str]]

@@ -1,7 +1,8 @@
 """A bundle's graphs in onnxruntime: checked against the manifest, no fallback, no copies of the state."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -10,10 +11,12 @@ import onnxruntime as ort
 from edgessl.device.budget import cap_arena, short_of
 from edgessl.device.bundle.archive import Bundle, check_state
 from edgessl.device.bundle.specs import GraphSpec, TensorSpec
+from edgessl.device.halves import HalvesSession, has_halves
 from edgessl.device.storage.tensors import Array
 from edgessl.errors import BudgetError, BundleError, ConfigError, InputError
 
 Float = npt.NDArray[np.float32]
+Session = TypeVar("Session", ort.InferenceSession, HalvesSession)
 _ORT_TYPES = {"float32": "float", "float64": "double", "float16": "float16"}
 
 
@@ -25,6 +28,8 @@ class SessionProfile:
     `provider`: an execution provider by its onnxruntime name, an error when this build does not have it.
     `arena_bytes`: what all sessions of the process may allocate together, see budget.cap_arena; 0 sets no cap.
     `arena`: keep what a run allocated for the next one; False, without a cap: the C library has it back after each.
+    `halves`: with two threads or more, run the two halves of a training step at once where its graph names them: never
+    slower and up to a fifth faster, for up to a third more memory; not where `arena_bytes` caps it.
     """
 
     threads: int = 1
@@ -32,6 +37,14 @@ class SessionProfile:
     provider: str = "CPUExecutionProvider"
     arena_bytes: int = 0
     arena: bool = True
+    halves: bool = True
+
+    def step_session(self, model: bytes, what: str) -> ort.InferenceSession | HalvesSession:
+        """As `session`, for a training step: its halves at once where they can be."""
+        if not (self.halves and self.threads > 1 and not self.arena_bytes and has_halves(model)):
+            return self.session(model, what)
+        half = replace(self, threads=self.threads // 2)
+        return HalvesSession(model, lambda part, is_half: (half if is_half else self).session(part, what))
 
     def session(self, model: bytes, what: str, *, constant: bool = False) -> ort.InferenceSession:
         """A session of serialized ONNX; ConfigError without the provider, BundleError for a bad graph.
@@ -72,12 +85,12 @@ class SessionProfile:
         return session
 
 
-def _open(bundle: Bundle, key: str, profile: SessionProfile) -> ort.InferenceSession:
-    """A session of the manifest's graph `key` whose real inputs and outputs are those the manifest states."""
+def _open(bundle: Bundle, key: str, make: Callable[[bytes, str], Session]) -> Session:
+    """The session of the manifest's graph `key`; its real inputs and outputs must be those the manifest states."""
     if key not in bundle.manifest.graphs:
         raise BundleError(f"graph {key!r} is not in this bundle; it has {', '.join(bundle.manifest.graphs)}")
     spec: GraphSpec = bundle.manifest.graphs[key]
-    session = profile.session(bundle.read(spec.file), spec.file)
+    session = make(bundle.read(spec.file), spec.file)
     for side, wanted, found in (
         ("inputs", spec.inputs, session.get_inputs()),
         ("outputs", spec.outputs, session.get_outputs()),
@@ -100,7 +113,9 @@ def _agree(spec: TensorSpec, kind: str, shape: list[int | str | None]) -> bool:
     return all(a == b if isinstance(a, int) else not isinstance(b, int) for a, b in zip(spec.shape, shape, strict=True))
 
 
-def _run(session: ort.InferenceSession, outputs: list[str], feeds: Mapping[str, ort.OrtValue]) -> list[ort.OrtValue]:
+def _run(
+    session: ort.InferenceSession | HalvesSession, outputs: list[str], feeds: Mapping[str, ort.OrtValue]
+) -> list[ort.OrtValue]:
     """The session's outputs; BudgetError when the arena's cap is too small for them."""
     try:
         return list(session.run_with_ort_values(outputs, feeds))
@@ -118,7 +133,7 @@ class EncoderRunner:
     """Embeds with `encoder.onnx`: weights are an input, so it follows the learner."""
 
     def __init__(self, bundle: Bundle, profile: SessionProfile | None = None) -> None:
-        self._session = _open(bundle, "encoder", profile or SessionProfile())
+        self._session = _open(bundle, "encoder", (profile or SessionProfile()).session)
         self._slot = bundle.manifest.embed_slot
 
     def embed(self, theta: Float | ort.OrtValue, x: Float) -> Float:
@@ -134,7 +149,7 @@ class FrozenEncoderRunner:
     """Embeds with `encoder.int8.onnx`: the factory weights, quantized; for devices that only infer."""
 
     def __init__(self, bundle: Bundle, profile: SessionProfile | None = None) -> None:
-        self._session = _open(bundle, "encoder_int8", profile or SessionProfile())
+        self._session = _open(bundle, "encoder_int8", (profile or SessionProfile()).session)
 
     def embed(self, x: Float) -> Float:
         """Embeddings (N, D) float32 of samples `x` (N, *shape)."""
@@ -146,7 +161,7 @@ class BackboneRunner:
     """Runs `backbone.int8.onnx`, the frozen part up to the cut: samples become the latents that a learner works on."""
 
     def __init__(self, bundle: Bundle, profile: SessionProfile | None = None) -> None:
-        self._session = _open(bundle, "backbone", profile or SessionProfile())
+        self._session = _open(bundle, "backbone", (profile or SessionProfile()).session)
         self._rows = bundle.manifest.batch_size
 
     def latents(self, x: Float) -> Float:
@@ -166,7 +181,7 @@ class StepRunner:
     def __init__(self, bundle: Bundle, profile: SessionProfile | None = None) -> None:
         self.manifest = bundle.manifest
         self._bundle, self._profile = bundle, profile or SessionProfile()
-        self._sessions: dict[str, ort.InferenceSession] = {}
+        self._sessions: dict[str, ort.InferenceSession | HalvesSession] = {}
         self._slots = [s.name for s in self.manifest.slots]
         self._outputs = [s.name for s in self.manifest.graphs["train"].outputs]
         following = {f"next.{name}" for name in self._slots}
@@ -231,9 +246,10 @@ class StepRunner:
         values = self._session("consolidate").run_with_ort_values(outputs, feeds)
         self._values = dict(zip(self._slots, values, strict=True))
 
-    def _session(self, graph: str) -> ort.InferenceSession:
+    def _session(self, graph: str) -> ort.InferenceSession | HalvesSession:
         if graph not in self._sessions:
-            self._sessions[graph] = _open(self._bundle, graph, self._profile)
+            make = self._profile.step_session if graph == "train" else self._profile.session
+            self._sessions[graph] = _open(self._bundle, graph, make)
         return self._sessions[graph]
 
     def _scalars(self, hyper: Mapping[str, float]) -> dict[str, ort.OrtValue]:

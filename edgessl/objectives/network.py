@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import partial
+from itertools import pairwise
 from operator import attrgetter
 from typing import Any
 
@@ -65,8 +66,9 @@ class Network:
 class Parts(nn.Module):
     """Encoder and heads under their names; `forward(part, ...)` lets functional_call reach each, and their methods.
 
-    `piece_rows`: the most rows that the encoder takes at a time, if any, for graphs whose activations then stay in the
-    processor's caches; only where no batch norm lets samples see each other.
+    `piece_rows`: the most rows that the encoder takes at a time, if any, each half of a batch by itself, for graphs
+    whose activations then stay in the processor's caches and whose halves can run at once; only where no batch norm
+    lets samples see each other.
     """
 
     piece_rows: int | None = None
@@ -108,20 +110,32 @@ class Parts(nn.Module):
                     out: Tensor = functional_call(self, tensors, (part, *arguments))
                 return out.float() if out.dtype in (torch.bfloat16, torch.float16) else out
 
-            rows = chunk or self.piece_rows
-            if rows is not None and part.split(".")[0] == "encoder" and len(arguments[0]) > rows:
-                return _in_chunks(run, rows, arguments, recompute=chunk is not None), {}
+            if part.split(".")[0] == "encoder" and (rows := len(arguments[0])) > 1:
+                if chunk is not None and rows > chunk:
+                    return _in_chunks(run, list(range(0, rows, chunk)), arguments, recompute=True), {}
+                if chunk is None and self.piece_rows is not None:
+                    return _in_chunks(run, piece_starts(rows, self.piece_rows), arguments, recompute=False), {}
             return run(*arguments), collect_batch_statistics(self)
 
         return Network(apply, theta)
 
 
-def _in_chunks(run: Callable[..., Tensor], chunk: int, arguments: tuple[Any, ...], recompute: bool) -> Tensor:
-    """`run` on `chunk` rows of the tensors in `arguments` at a time; to `recompute` keeps no activations."""
+def piece_starts(rows: int, most: int) -> list[int]:
+    """Where pieces of at most `most` rows begin: each half of `rows` (the first may be longer) in equal pieces."""
+    starts: list[int] = []
+    for begin, half in ((0, rows - rows // 2), (rows - rows // 2, rows // 2)):
+        size = -(-half // -(-half // most))
+        starts += range(begin, begin + half, size)
+    return starts
+
+
+def _in_chunks(run: Callable[..., Tensor], starts: list[int], arguments: tuple[Any, ...], recompute: bool) -> Tensor:
+    """`run` on the rows from each of `starts` to the next of the tensors in `arguments`; to `recompute` keeps no
+    activations."""
     rows = len(arguments[0])
     pieces = []
-    for start in range(0, rows, chunk):
-        part = [a[start : start + chunk] if isinstance(a, Tensor) and a.shape[:1] == (rows,) else a for a in arguments]
+    for start, end in pairwise([*starts, rows]):
+        part = [a[start:end] if isinstance(a, Tensor) and a.shape[:1] == (rows,) else a for a in arguments]
         if recompute:
             pieces.append(checkpoint(run, *part, use_reentrant=False, preserve_rng_state=False))
         else:

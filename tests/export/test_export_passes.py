@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from edgessl.errors import ExportError
-from export import passes
+from export import passes, rewrites
 
 
 def model(body: str, **initializers: np.ndarray) -> onnx.ModelProto:
@@ -437,3 +437,42 @@ def test_clean_refuses_what_is_not_portable() -> None:
     entry.key, entry.value = "location", "weights.bin"
     with pytest.raises(ExportError, match="external files"):
         passes.clean(external, ["x"], ["y"], 10, {})
+
+
+def test_first_and_second_powers_are_exact() -> None:
+    body = "a = Pow (x, one) b = Pow (x, two) c = Pow (x, half) d = Pow (x, ones) e = Pow (two, x)"
+    proto = model(
+        f"(float[6] x) => (float[6] a, float[6] b, float[6] c, float[2, 6] d, float[6] e) {{ {body} }}",
+        one=np.ones((), np.float32), two=np.full((), 2.0, np.float32), half=np.full((), 0.5, np.float32),
+        ones=np.ones((2, 1), np.float32),
+    )  # fmt: skip
+    x = np.array([0.0, -0.0, 1e-30, 3.7, 1e30, np.inf], np.float32)
+    wanted = run(proto, x=x)
+    assert rewrites.simple_powers(proto.graph) == 2
+    assert operators(proto) == ["Identity", "Mul", "Pow", "Pow", "Pow"]
+    for found, value in zip(run(proto, x=x), wanted, strict=True):
+        assert found.tobytes() == value.tobytes()
+
+
+def test_expands_go_where_arithmetic_broadcasts() -> None:
+    body = "w = Expand (g, shape) m = Div (w, eight) t = Sub (one, m) y = Mul (t, x) z = Add (t, y)"
+    proto = model(
+        f"(float[3, 1] g, float[3, 4] x) => (float[3, 4] y, float[3, 4] z) {{ {body} }}",
+        shape=np.array([3, 4]), eight=np.full((), 8.0, np.float32), one=np.ones((), np.float32),
+    )  # fmt: skip
+    g, x = draw(3, 1), draw(3, 4)
+    wanted = run(proto, g=g, x=x)
+    assert rewrites.expand_late(proto) == 2
+    passes.drop_dead(proto.graph)
+    assert operators(proto) == ["Div", "Sub", "Mul", "Add"]
+    for found, value in zip(run(proto, g=g, x=x), wanted, strict=True):
+        assert found.tobytes() == value.tobytes()
+
+
+def test_expands_stay_where_something_needs_their_size() -> None:
+    body = "w = Expand (g, shape) y = Div (w, eight) v = Expand (g, shape) z = Mul (w, v) s = Relu (v)"
+    proto = model(
+        f"(float[3, 1] g) => (float[3, 4] y, float[3, 4] z, float[3, 4] s) {{ {body} }}",
+        shape=np.array([3, 4]), eight=np.full((), 8.0, np.float32),
+    )  # fmt: skip
+    assert unchanged(proto, rewrites.expand_late, g=draw(3, 1)) == 0

@@ -10,7 +10,7 @@ from edgessl.objectives import build_objective
 from edgessl.optim import build_optimizer
 from edgessl.step import TrainStep, hyper_tensors
 from edgessl.views import default_views
-from export.pieces import PIECE_BYTES, in_pieces, largest_activation, piece_rows
+from export.pieces import HALVED_FROM, PIECE_BYTES, in_pieces, largest_activation, piece_rows
 
 
 @pytest.mark.parametrize(
@@ -24,14 +24,23 @@ from export.pieces import PIECE_BYTES, in_pieces, largest_activation, piece_rows
 def test_a_piece_holds_as_many_samples_as_fit(encoder: str, shape: tuple[int, ...], values: int) -> None:
     network = build_encoder(encoder, shape)
     assert largest_activation(network) == values
-    rows = piece_rows(network, theta_size=1)
+    rows = piece_rows(network, theta_size=1, batch_size=1024)
     assert rows is not None
     assert rows * values * 4 <= PIECE_BYTES < 2 * rows * values * 4
-    assert piece_rows(network, theta_size=PIECE_BYTES) == 4 * rows  # a gradient of theta's size per piece has its price
+    assert (
+        piece_rows(network, theta_size=PIECE_BYTES, batch_size=1024) == 4 * rows
+    )  # a gradient of theta's size per piece has its price
 
 
 def test_batch_norm_sees_the_whole_batch() -> None:
-    assert piece_rows(build_encoder("cnn1d", (6, 128), norm="batch"), 1) is None
+    assert piece_rows(build_encoder("cnn1d", (6, 128), norm="batch"), 1, 32) is None
+
+
+def test_a_batch_too_small_to_halve_stays_whole() -> None:
+    network = build_encoder("cnn1d", (6, 128))
+    least = HALVED_FROM // (4 * 32 * 64)
+    assert piece_rows(network, 1, least - 1) is None
+    assert piece_rows(network, 1, least) is not None
 
 
 def test_pieces_make_the_same_step() -> None:
@@ -50,7 +59,7 @@ def test_pieces_make_the_same_step() -> None:
     with in_pieces(step, 3):
         pieces, _ = step(state, batch, noise, hyper)
     handle.remove()
-    assert taken == [8, 3, 3, 2]
+    assert taken == [8, 2, 2, 2, 2]
     assert step.parts.piece_rows is None
     for name, value in whole.items():
         torch.testing.assert_close(pieces[name], value, rtol=1e-4, atol=1e-6)

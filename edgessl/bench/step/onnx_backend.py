@@ -15,7 +15,7 @@ from edgessl.device.storage.tensors import Array
 
 def build(case: Mapping[str, Any], arrays: Mapping[str, Array], folder: Path, threads: int) -> Callable[[int], float]:
     """The function that does training step number `t` and returns its loss, as `edgessl.device` runs it."""
-    session = SessionProfile(threads=threads).session((folder / "train.onnx").read_bytes(), "train.onnx")
+    session = SessionProfile(threads=threads).step_session((folder / "train.onnx").read_bytes(), "train.onnx")
     outputs = [node.name for node in session.get_outputs()]
     batches, noises = arrays["batch"], arrays["noise"]
     state = {name.removeprefix("state."): _value(array) for name, array in arrays.items() if name.startswith("state.")}

@@ -42,7 +42,7 @@ def check_graph(model: bytes, what: str) -> None:
     while todo:
         kind, data = todo.pop()
         elements = 1
-        for number, wire, value in _fields(data, what):
+        for number, wire, value in fields(data, what):
             inside = _INSIDE[kind].get(number)
             if inside is not None:
                 if not isinstance(value, memoryview):
@@ -74,12 +74,12 @@ def initializers(model: bytearray) -> dict[str, memoryview]:
     Only constants whose numbers are stored raw; a checked graph (`check_graph`) is expected. BundleError otherwise.
     """
     found: dict[str, memoryview] = {}
-    for number, _, graph in _fields(memoryview(model), "graph"):
+    for number, _, graph in fields(memoryview(model), "graph"):
         if number != _MODEL_GRAPH or not isinstance(graph, memoryview):
             continue
-        for field, _, tensor in _fields(graph, "graph"):
+        for field, _, tensor in fields(graph, "graph"):
             if field == _GRAPH_INITIALIZER and isinstance(tensor, memoryview):
-                parts = {key: value for key, _, value in _fields(tensor, "graph")}
+                parts = {key: value for key, _, value in fields(tensor, "graph")}
                 name, raw = parts.get(_TENSOR_NAME), parts.get(_RAW_DATA)
                 if isinstance(name, memoryview) and isinstance(raw, memoryview):
                     found[bytes(name).decode(errors="replace")] = raw
@@ -91,34 +91,34 @@ def with_constant(model: bytes, name: str, constant: npt.NDArray[np.float32]) ->
 
     A checked graph (`check_graph`) is expected; BundleError when it has no such input.
     """
-    tensor = b"".join(_field(_DIMS, size) for size in constant.shape) + _field(_DATA_TYPE, _FLOAT)
-    tensor += _field(_TENSOR_NAME, name.encode()) + _field(_RAW_DATA, constant.astype("<f4").tobytes())
+    tensor = b"".join(encoded(_DIMS, size) for size in constant.shape) + encoded(_DATA_TYPE, _FLOAT)
+    tensor += encoded(_TENSOR_NAME, name.encode()) + encoded(_RAW_DATA, constant.astype("<f4").tobytes())
     out, found = bytearray(), False
-    for number, _, value in _fields(memoryview(model), "graph"):
+    for number, _, value in fields(memoryview(model), "graph"):
         if number != _MODEL_GRAPH or not isinstance(value, memoryview):
-            out += _field(number, value)
+            out += encoded(number, value)
             continue
         graph = bytearray()
-        for key, _, part in _fields(value, "graph"):
+        for key, _, part in fields(value, "graph"):
             if key == _GRAPH_INPUT and isinstance(part, memoryview) and _named(part, name):
                 found = True
             else:
-                graph += _field(key, part)
-        out += _field(number, bytes(graph) + _field(_GRAPH_INITIALIZER, tensor))
+                graph += encoded(key, part)
+        out += encoded(number, bytes(graph) + encoded(_GRAPH_INITIALIZER, tensor))
     if not found:
         raise BundleError(f"graph: it has no input {name!r} to make a constant of")
     return bytes(out)
 
 
 def _named(value_info: memoryview, name: str) -> bool:
-    return any(number == _VALUE_NAME and value == name.encode() for number, _, value in _fields(value_info, "graph"))
+    return any(number == _VALUE_NAME and value == name.encode() for number, _, value in fields(value_info, "graph"))
 
 
-def _field(number: int, value: int | bytes | memoryview) -> bytes:
+def encoded(number: int, value: int | bytes | memoryview) -> bytes:
     """One field as it lies on the wire; models and graphs have numbers and byte strings only."""
     if not isinstance(value, int):
         return _as_varint(number << 3 | 2) + _as_varint(len(value)) + bytes(value)
-    if value < 0:  # how `_fields` gives what has a fixed width
+    if value < 0:  # how `fields` gives what has a fixed width
         raise BundleError(f"graph: not an ONNX graph (field {number} of fixed width)")
     return _as_varint(number << 3) + _as_varint(value)
 
@@ -132,7 +132,7 @@ def _as_varint(value: int) -> bytes:
     return bytes(out)
 
 
-def _fields(data: memoryview, what: str) -> Iterator[tuple[int, int, int | memoryview]]:
+def fields(data: memoryview, what: str) -> Iterator[tuple[int, int, int | memoryview]]:
     """(field number, wire type, value) of each field; the value of fixed-width numbers is not needed: -1."""
     place = 0
     while place < len(data):

@@ -1,0 +1,201 @@
+"""A training step whose two halves run at once, in two threads.
+
+A graph's nodes may be named "PARTS/NUMBER" for the parts of the step they belong to (`export.branches`): "0", "2",
+"4" ... for what joins the halves of a batch, "1a", "1b" ... for what one half does by itself. Here the graph is cut
+along these names and each part becomes a session; of a stage with two halves, one runs in a thread of its own. The
+parts are the graph's own bytes in another arrangement, and the same values come out each time.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import onnxruntime as ort
+
+from edgessl.device.bundle.onnxwire import encoded, fields
+from edgessl.errors import BundleError
+
+_MODEL_GRAPH = 7
+_NODE, _GRAPH_NAME, _INITIALIZER, _INPUT, _OUTPUT, _VALUE_INFO = 1, 2, 5, 11, 12, 13
+_NODE_INPUT, _NODE_OUTPUT, _NODE_NAME = 1, 2, 3
+_PART = re.compile(r"(\d{1,3})[ab]?")
+_NAME = {_INITIALIZER: 8, _INPUT: 1, _OUTPUT: 1, _VALUE_INFO: 1}
+
+
+@dataclass
+class Part:
+    """A piece of the step: its graph, what it reads, and what others or the caller read of it."""
+
+    name: str
+    model: bytes
+    reads: list[str]
+    gives: list[str]
+
+    @property
+    def stage(self) -> int:
+        """Parts of one stage run at once."""
+        return _stage(self.name)
+
+
+@dataclass
+class _Node:
+    data: memoryview
+    parts: list[str]
+    reads: list[str] = field(default_factory=list)
+    makes: list[str] = field(default_factory=list)
+
+
+def _stage(name: str) -> int:
+    if not (found := _PART.fullmatch(name)):
+        raise BundleError(f"the training step cannot be cut: {name!r} names no part of it")
+    return int(found[1])
+
+
+def has_halves(model: bytes) -> bool:
+    """Whether a checked graph names parts that can run at once."""
+    return any("1a" in node.parts for node in _Graph(model).nodes)
+
+
+def cut(model: bytes) -> tuple[list[Part], list[str]]:
+    """The parts of a checked graph (`check_graph`) that has halves, in order, and the graph's outputs.
+
+    Raises:
+        BundleError: the names do not make a step: a part reads what no earlier one makes.
+    """
+    graph = _Graph(model)
+    names = sorted({part for node in graph.nodes for part in node.parts}, key=lambda name: (_stage(name), name))
+    inside = {name: [node for node in graph.nodes if name in node.parts] for name in names}
+    reads = {name: list(dict.fromkeys(_read_by(nodes, graph))) for name, nodes in inside.items()}
+    reads[names[0]] = [*graph.inputs, *(value for value in reads[names[0]] if value not in graph.inputs)]
+    wanted = {*graph.outputs}.union(*reads.values())
+    parts = []
+    there = set(graph.inputs)
+    stage = -1
+    made_now: set[str] = set()
+    for name in names:
+        if _stage(name) != stage:
+            stage, there, made_now = _stage(name), there | made_now, set()
+        if missing := [value for value in reads[name] if value not in there]:
+            raise BundleError(
+                f"the training step cannot be cut: its part {name} reads {missing[0]!r} before it is made"
+            )
+        gives = [v for node in inside[name] if node.parts[0] == name for v in node.makes if v in wanted]
+        made_now.update(gives)
+        parts.append(Part(name, graph.part(inside[name], reads[name], gives), reads[name], gives))
+    if lost := set(graph.outputs) - there - made_now:
+        raise BundleError(f"the training step cannot be cut: no part makes its output {min(lost)!r}")
+    return parts, graph.outputs
+
+
+def _read_by(nodes: Iterable[_Node], graph: "_Graph") -> Iterable[str]:
+    made: set[str] = set()
+    for node in nodes:
+        yield from (value for value in node.reads if value not in made and value not in graph.initializers)
+        made.update(node.makes)
+
+
+class _Graph:
+    """A graph's nodes, constants, inputs, outputs and types as they lie in the file."""
+
+    def __init__(self, model: bytes) -> None:
+        self._around: list[bytes] = []
+        self.nodes: list[_Node] = []
+        self.initializers: dict[str, memoryview] = {}
+        self.types: dict[str, memoryview] = {}
+        self.inputs: list[str] = []
+        self.outputs: list[str] = []
+        for number, _, value in fields(memoryview(model), "the training step"):
+            if number == _MODEL_GRAPH and isinstance(value, memoryview):
+                self._read(value)
+            else:
+                self._around.append(encoded(number, value))
+
+    def _read(self, graph: memoryview) -> None:
+        for number, _, data in fields(graph, "the training step"):
+            if not isinstance(data, memoryview):
+                continue
+            if number == _NODE:
+                self.nodes.append(_node(data))
+            elif number in _NAME:
+                name = _texts(data, _NAME[number])[0]
+                (self.initializers if number == _INITIALIZER else self.types)[name] = data
+                if number in (_INPUT, _OUTPUT):
+                    (self.inputs if number == _INPUT else self.outputs).append(name)
+
+    def part(self, nodes: Sequence[_Node], reads: Sequence[str], gives: Sequence[str]) -> bytes:
+        """A model of some of the nodes."""
+        constants = dict.fromkeys(v for node in nodes for v in node.reads if v in self.initializers)
+        untyped = [value for value in (*reads, *gives) if value not in self.types]
+        if untyped:
+            raise BundleError(f"the training step cannot be cut: {untyped[0]!r} crosses its parts without a type")
+        graph = b"".join(
+            [
+                *(encoded(_NODE, node.data) for node in nodes),
+                encoded(_GRAPH_NAME, b"part"),
+                *(encoded(_INITIALIZER, self.initializers[value]) for value in constants),
+                *(encoded(_INPUT, self.types[value]) for value in reads),
+                *(encoded(_OUTPUT, self.types[value]) for value in gives),
+            ]
+        )
+        return b"".join([*self._around, encoded(_MODEL_GRAPH, graph)])
+
+
+def _node(data: memoryview) -> _Node:
+    name = "".join(_texts(data, _NODE_NAME)).split("/")[0]
+    reads, makes = ([text for text in _texts(data, number) if text] for number in (_NODE_INPUT, _NODE_OUTPUT))
+    return _Node(data, name.split() or ["0"], reads, makes)
+
+
+def _texts(data: memoryview, wanted: int) -> list[str]:
+    return [
+        bytes(value).decode(errors="replace")
+        for number, _, value in fields(data, "the training step")
+        if number == wanted and isinstance(value, memoryview)
+    ]
+
+
+class HalvesSession:
+    """The parts of a step as one session: `run_with_ort_values` as `onnxruntime.InferenceSession` has it.
+
+    Args:
+        model: a checked graph with halves.
+        make: a session of a part's bytes, told whether it is one half of two.
+    """
+
+    def __init__(self, model: bytes, make: Callable[[bytes, bool], ort.InferenceSession]) -> None:
+        parts, self._outputs = cut(model)
+        self._sessions = {part.name: make(part.model, not part.name.isdigit()) for part in parts}
+        self._stages: list[list[Part]] = []
+        for part in parts:
+            if not self._stages or self._stages[-1][0].stage != part.stage:
+                self._stages.append([])
+            self._stages[-1].append(part)
+        self._last_read = {value: part.stage for part in parts for value in part.reads}
+        self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="edgessl-half")
+
+    def get_inputs(self) -> list[ort.NodeArg]:
+        """The step's inputs; the first part declares them all."""
+        return list(self._sessions[self._stages[0][0].name].get_inputs())
+
+    def get_outputs(self) -> list[ort.NodeArg]:
+        """The step's outputs."""
+        nodes = [node for session in self._sessions.values() for node in session.get_outputs()]
+        return [node for node in nodes if node.name in self._outputs]
+
+    def run_with_ort_values(self, outputs: Sequence[str], feeds: Mapping[str, ort.OrtValue]) -> list[ort.OrtValue]:
+        """The step's `outputs`, for all of its inputs."""
+        values = dict(feeds)
+        for stage in self._stages:
+            others = [self._threads.submit(self._run, part, values) for part in stage[1:]]
+            made = [self._run(stage[0], values), *(other.result() for other in others)]
+            for name, last in self._last_read.items():
+                if last == stage[0].stage and name not in self._outputs:
+                    values.pop(name, None)  # what the halves kept for their backward passes is most of a step's memory
+            for results in made:
+                values.update(results)
+        return [values[name] for name in outputs]
+
+    def _run(self, part: Part, values: Mapping[str, ort.OrtValue]) -> dict[str, ort.OrtValue]:
+        feeds = {name: values[name] for name in part.reads}
+        return dict(zip(part.gives, self._sessions[part.name].run_with_ort_values(part.gives, feeds), strict=True))
