@@ -28,7 +28,7 @@ from federated.privacy.gaussian import epsilon
 from federated.strategies import StreamingFedAvg
 
 DATA = "har_phone_watch"
-NOISE = (0.0, 0.01, 0.03, 0.1)  # noise multipliers; 0: clipping alone
+NOISE = (0.0, 0.1, 0.3, 1.0)  # noise multipliers; 0: clipping alone
 DELTA, BUDGET = 1e-5, 8.0  # and the epsilon that the table finds a fleet for
 CLIPPING_NORM = 0.46  # typical_change() on 2026-11-27
 _NONE = 1e-9  # noise that is none
