@@ -1,4 +1,4 @@
-"""Who else reads our graphs: other onnxruntimes, OpenVINO; the oldest opset they can claim; the same bytes twice."""
+"""Who else reads our graphs: other onnxruntimes, OpenVINO, ncnn; the oldest opset they can claim; same bytes twice."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from onnx import TensorProto
 from tensorrt_cases import BATCH, ROWS, single
 
 from edgessl.checkpoint import Checkpoint
-from export import Graphs, export_bundle
+from export import Graphs, export_bundle, trace_frozen_encoder
 from export.opset import IR_OLDEST, lower_opset
-from export.parity import graph_session
+from export.parity import graph_session, random_fields
 
 TRACE = """
 import hashlib, torch
@@ -143,3 +143,36 @@ def test_openvino_runs_it(case: Any) -> None:
     found = compiled({slot: theta, "x": x})[0]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
     core.compile_model(case.train.SerializeToString(), "CPU")  # the whole training step, too
+
+
+NCNN = """
+import ncnn, numpy as np
+given = np.load("case.npz")
+net = ncnn.Net()
+net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = net.opt.use_bf16_storage = False
+assert net.load_param("encoder.ncnn.param") == 0 and net.load_model("encoder.ncnn.bin") == 0
+rows = []
+for x in given["x"]:
+    extractor = net.create_extractor()
+    extractor.input("in0", ncnn.Mat(np.ascontiguousarray(x)).clone())
+    rows.append(np.array(extractor.extract("out0")[1]).ravel())
+np.save("z.npy", np.stack(rows))
+"""
+
+
+def test_ncnn_runs_a_frozen_encoder(ds_cnn: Any, tmp_path: Path) -> None:
+    """EDGESSL_NCNN_PYTHON: a Python with `pip install ncnn pnnx`, whose converter comes with a torch of its own."""
+    python = os.environ.get("EDGESSL_NCNN_PYTHON")
+    if python is None:
+        pytest.skip("EDGESSL_NCNN_PYTHON names no Python with ncnn and pnnx")
+    encoder = ds_cnn.encoder(ds_cnn.trained()["theta"])
+    onnx.save(lower_opset(trace_frozen_encoder(encoder)), tmp_path / "encoder.onnx")
+    x = random_fields(ds_cnn.spec, 3, 0)
+    with torch.no_grad():
+        expected = encoder(torch.from_numpy(x)).numpy()
+    np.savez(tmp_path / "case.npz", x=x)
+    sizes = ",".join(map(str, ds_cnn.spec.shape))
+    convert = [str(Path(python).with_name("pnnx")), "encoder.onnx", f"inputshape=[1,{sizes}]", "fp16=0"]
+    for command in (convert, [python, "-c", NCNN]):
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    np.testing.assert_allclose(np.load(tmp_path / "z.npy"), expected, rtol=0, atol=1e-4 * np.abs(expected).max())
