@@ -139,10 +139,11 @@ def test_openvino_runs_it(case: Any) -> None:
     slot = case.graphs.encoder.graph.input[0].name
     (expected,) = graph_session(case.graphs.encoder).run(None, {slot: theta, "x": x})
     core = openvino.Core()
-    compiled = core.compile_model(case.graphs.encoder.SerializeToString(), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    encoder, train = (core.read_model(m.SerializeToString()) for m in (case.graphs.encoder, case.train))
+    compiled = core.compile_model(encoder, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     found = compiled({slot: theta, "x": x})[0]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
-    core.compile_model(case.train.SerializeToString(), "CPU")  # the whole training step, too
+    core.compile_model(train, "CPU")  # the whole training step, too
 
 
 NCNN = """
