@@ -85,7 +85,10 @@ def test_halves_run_at_once_give_the_whole_graphs_values(train: onnx.ModelProto)
 def test_most_of_the_step_is_in_its_halves_and_nothing_in_both(train: onnx.ModelProto) -> None:
     parts = {part.name: onnx.load_from_string(part.model) for part in cut(train.SerializeToString())[0]}
     assert list(parts) == ["0", "1a", "1b", "2", "3a", "3b", "4"]
-    count = {name: sum(node.op_type in ("Conv", "MatMul") for node in part.graph.node) for name, part in parts.items()}
+    count = {
+        name: sum(node.op_type in ("Conv", "ConvTranspose", "MatMul") for node in part.graph.node)
+        for name, part in parts.items()
+    }
     assert count["1a"] == count["1b"] == 4  # the encoder's convolutions
     assert count["3a"] == count["3b"] > 4  # their gradients
     gradients = {name: [o.name for o in parts[name].graph.output] for name in ("3a", "3b")}
