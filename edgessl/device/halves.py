@@ -16,6 +16,7 @@ import onnxruntime as ort
 from edgessl.device.bundle.onnxwire import encoded, fields
 from edgessl.errors import BundleError
 
+_WHAT = "the training step"
 _MODEL_GRAPH = 7
 _NODE, _GRAPH_NAME, _INITIALIZER, _INPUT, _OUTPUT, _VALUE_INFO = 1, 2, 5, 11, 12, 13
 _NODE_INPUT, _NODE_OUTPUT, _NODE_NAME = 1, 2, 3
@@ -54,7 +55,11 @@ def _stage(name: str) -> int:
 
 def has_halves(model: bytes) -> bool:
     """Whether a checked graph names parts that can run at once."""
-    return any("1a" in node.parts for node in _Graph(model).nodes)
+    graphs = (value for number, _, value in fields(memoryview(model), _WHAT) if number == _MODEL_GRAPH)
+    nodes = (
+        data for graph in graphs if isinstance(graph, memoryview) for n, _, data in fields(graph, _WHAT) if n == _NODE
+    )
+    return any("1a" in _node(data).parts for data in nodes if isinstance(data, memoryview))
 
 
 def cut(model: bytes) -> tuple[list[Part], list[str]]:
@@ -105,20 +110,20 @@ class _Graph:
         self.types: dict[str, memoryview] = {}
         self.inputs: list[str] = []
         self.outputs: list[str] = []
-        for number, _, value in fields(memoryview(model), "the training step"):
+        for number, _, value in fields(memoryview(model), _WHAT):
             if number == _MODEL_GRAPH and isinstance(value, memoryview):
                 self._read(value)
             else:
                 self._around.append(encoded(number, value))
 
     def _read(self, graph: memoryview) -> None:
-        for number, _, data in fields(graph, "the training step"):
+        for number, _, data in fields(graph, _WHAT):
             if not isinstance(data, memoryview):
                 continue
             if number == _NODE:
                 self.nodes.append(_node(data))
             elif number in _NAME:
-                name = _texts(data, _NAME[number])[0]
+                name = _texts(data, _NAME[number])[0][0]
                 (self.initializers if number == _INITIALIZER else self.types)[name] = data
                 if number in (_INPUT, _OUTPUT):
                     (self.inputs if number == _INPUT else self.outputs).append(name)
@@ -142,17 +147,18 @@ class _Graph:
 
 
 def _node(data: memoryview) -> _Node:
-    name = "".join(_texts(data, _NODE_NAME)).split("/")[0]
-    reads, makes = ([text for text in _texts(data, number) if text] for number in (_NODE_INPUT, _NODE_OUTPUT))
-    return _Node(data, name.split() or ["0"], reads, makes)
+    names, reads, makes = _texts(data, _NODE_NAME, _NODE_INPUT, _NODE_OUTPUT)
+    name = "".join(names).split("/")[0]
+    return _Node(data, name.split() or ["0"], [read for read in reads if read], [made for made in makes if made])
 
 
-def _texts(data: memoryview, wanted: int) -> list[str]:
-    return [
-        bytes(value).decode(errors="replace")
-        for number, _, value in fields(data, "the training step")
-        if number == wanted and isinstance(value, memoryview)
-    ]
+def _texts(data: memoryview, *wanted: int) -> list[list[str]]:
+    """The texts in each of the fields `wanted`."""
+    found: dict[int, list[str]] = {number: [] for number in wanted}
+    for number, _, value in fields(data, _WHAT):
+        if number in found and isinstance(value, memoryview):
+            found[number].append(bytes(value).decode(errors="replace"))
+    return list(found.values())
 
 
 class HalvesSession:
