@@ -70,15 +70,10 @@ class Exchange:
             self.downlink.address(messages)
         names = self.traffic.send(messages, number, remind=remind)
         self.tally.asked += len(messages)
-        sizes = dict[int, int]()
         for message, name in zip(messages, names, strict=True):
-            node = message.metadata.dst_node_id
             if not name:
-                self.tally.failures[str(node)] = "the message could not be sent"
-                continue
-            if id(message.content) not in sizes:  # all messages of a round share one
-                sizes[id(message.content)] = wire_bytes(message.content)
-            self.tally.down(node, sizes[id(message.content)])
+                self.tally.failures[str(message.metadata.dst_node_id)] = "the message could not be sent"
+        self._went(message for message, name in zip(messages, names, strict=True) if name)
 
     def pull(self) -> Iterator[tuple[Asked, Message]]:
         """Replies that are there now, with what they reply to; replies to nothing that was asked are dropped."""
@@ -100,10 +95,18 @@ class Exchange:
         for asked in late:
             self.tally.failures[str(asked.node)] = f"no reply within {self.traffic.timeout:g} s"
             self._holds(asked.node, None)
-        for asked in self.traffic.remind():
-            self.tally.reminded += 1
-            self.tally.down(asked.node, wire_bytes(asked.message.content))
+        reminded = self.traffic.remind()
+        self.tally.reminded += len(reminded)
+        self._went(asked.message for asked in reminded)
         return late
+
+    def _went(self, messages: Iterable[Message]) -> None:
+        """Note what these messages cost."""
+        sizes = dict[int, int]()
+        for message in messages:
+            if id(message.content) not in sizes:  # all messages of a round share one
+                sizes[id(message.content)] = wire_bytes(message.content)
+            self.tally.down(message.metadata.dst_node_id, sizes[id(message.content)])
 
     def _heard(self, node: int, reply: Message) -> None:
         """Note what any reply costs and says, whether or not it comes in time."""
