@@ -16,7 +16,7 @@ from edgessl.continual.strategies.functional import (
     decorrelative_distillation,
     predictive_distillation,
 )
-from edgessl.continual.strategies.heads import PREDICTOR, Predictor, forgotten, project, projected_size
+from edgessl.continual.strategies.heads import PREDICTOR, Predictor, forgotten, project, projected_by, projected_size
 from edgessl.encoders.base import Encoder
 from edgessl.errors import ConfigError
 from edgessl.layout import ParameterLayout
@@ -60,9 +60,7 @@ class CaSSLe(Strategy):
         """The loss of the chosen form, of what the predictor makes of today's rows and of the anchor's rows."""
         x, embedding = rows.embedded
         p = network(PREDICTOR, project(network, embedding, rows.projected))
-        with torch.no_grad():
-            past = network.frozen(slots["anchor"])
-            z = project(past, past("encoder", x), rows.projected)
+        z = projected_by(network, slots["anchor"], x, rows.projected)
         if self.form == "predictive":
             value = predictive_distillation(gather(p), gather(z))
         elif self.form == "contrastive":

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from edgessl.continual.strategies.base import Price, Rows, Strategy
 from edgessl.continual.strategies.functional import predictive_distillation
-from edgessl.continual.strategies.heads import PREDICTOR, Predictor, project, projected_size
+from edgessl.continual.strategies.heads import PREDICTOR, Predictor, project, projected_by, projected_size
 from edgessl.encoders.base import Encoder
 from edgessl.layout import ParameterLayout
 from edgessl.objectives.base import Gather, Network, Slots, moving_average
@@ -45,9 +44,7 @@ class CLAE(Strategy):
         """`2 - 2 cos` of aligned and averaged rows."""
         x, embedding = rows.embedded
         p = network(PREDICTOR, project(network, embedding, rows.projected))
-        with torch.no_grad():
-            past = network.frozen(slots["average"])
-            z = project(past, past("encoder", x), rows.projected)
+        z = projected_by(network, slots["average"], x, rows.projected)
         return hyper["cla_weight"] * predictive_distillation(gather(p), gather(z))
 
     def after_update(

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from edgessl.continual.strategies.base import Price, Rows, Strategy
 from edgessl.continual.strategies.functional import relational_divergence
-from edgessl.continual.strategies.heads import PREDICTOR, Predictor, project, projected_size
+from edgessl.continual.strategies.heads import PREDICTOR, Predictor, project, projected_by, projected_size
 from edgessl.encoders.base import Encoder
 from edgessl.layout import ParameterLayout
 from edgessl.objectives.base import Gather, Network, Slots
@@ -49,9 +48,7 @@ class FedX(Strategy):
         x, embedding = rows.embedded
         z = project(network, embedding, rows.projected)
         p = network(PREDICTOR, z)
-        with torch.no_grad():
-            fleet = network.frozen(slots["fleet"])
-            f = project(fleet, fleet("encoder", x), rows.projected)
+        f = projected_by(network, slots["fleet"], x, rows.projected)
         (z_a, z_b), (p_a, p_b), (f_a, f_b) = (
             (gather(views[0]), gather(views[min(1, len(views) - 1)])) for views in map(rows.by_view, (z, p, f))
         )

@@ -58,3 +58,10 @@ def projected_size(encoder: Encoder, heads: Mapping[str, nn.Module]) -> int:
 def project(network: Network, embedding: Tensor, projects: bool) -> Tensor:
     """`embedding` `(M, D)` through the objective's projector where it has one (`projects`)."""
     return network(PROJECTOR, embedding) if projects else embedding
+
+
+@torch.no_grad()
+def projected_by(network: Network, theta: Tensor, x: Tensor, projects: bool) -> Tensor:
+    """What `project` gives of samples `x` `(M, *shape)` by other weights `theta` `(size,)`, in evaluation mode."""
+    other = network.frozen(theta)
+    return project(other, other("encoder", x), projects)
