@@ -26,7 +26,7 @@ from flwr.supercore.inflatable import inflatable_object, inflatable_utils
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from flwr.superlink.routers.fleet import node_auth
 from flwr.superlink.routers.fleet.router import router as fleet_router
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edgessl.errors import FederationError
@@ -111,6 +111,7 @@ KINDS = ["Message", "RecordDict", "ArrayRecord", "Array", "ArrayChunk", "ConfigR
         st.tuples(st.sampled_from(KINDS), st.lists(st.integers(0, 6), max_size=3), st.binary(max_size=60)), max_size=6
     )
 )
+@example([("RecordDict", [], b"0")])  # JSON, but no object
 def test_whatever_a_server_sends_is_a_message_or_an_error_that_says_so(parts):
     """Objects of any kind with any children and body, correctly named."""
     names, objects = list[str](), dict[str, bytes]()
