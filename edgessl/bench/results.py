@@ -1,9 +1,10 @@
-"""A bench's result on disk: written as it grows, taken up where an earlier run was cut short."""
+"""A bench's result: on disk, written as it grows and taken up where an earlier run was cut short; and in a table."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -52,3 +53,9 @@ def keep(out: str | None, result: Mapping[str, Any]) -> None:
         path = Path(out)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(result, indent=1).encode() + b"\n")
+
+
+def spread(values: Sequence[float], digits: int = 1, sign: str = "") -> str:
+    """Mean and, of several, sample standard deviation, as "72.7 ± 1.2"; a dash for none. `sign` "+" shows it always."""
+    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):{sign}.{digits}f}{deviation}" if values else "–"

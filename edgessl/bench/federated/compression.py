@@ -20,7 +20,7 @@ import torch
 from edgessl.bench.federated.compression_data import DATA, Fleet, Float, fleet
 from edgessl.bench.federated.embedding import embed
 from edgessl.bench.federated.fleets import federate, open_learners
-from edgessl.bench.results import keep, start
+from edgessl.bench.results import keep, spread, start
 from edgessl.continual.torch_runtime import TorchModel
 from edgessl.device import Learner, SessionProfile
 from edgessl.device.bundle.specs import InputSpec
@@ -126,12 +126,6 @@ def table(result: Row) -> str:
                 cells[2:] = [f"{up:,.0f}", f"{down:,.0f}", f"{fewer:.1f}"]
             lines.append(f"| {data} | {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def spread(values: Sequence[float], sign: str = "") -> str:
-    """Mean and, of several, sample standard deviation."""
-    deviation = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
-    return f"{np.mean(values):{sign}.1f}{deviation}" if values else "–"
 
 
 def measure(name: str, method: str, seed: int, settings: Settings) -> Row:

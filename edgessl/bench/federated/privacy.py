@@ -16,10 +16,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from edgessl.bench.federated.compression import Row, Settings, accuracy, learners_of, model_of, spread
+from edgessl.bench.federated.compression import Row, Settings, accuracy, learners_of, model_of
 from edgessl.bench.federated.compression_data import Fleet, Float, fleet
 from edgessl.bench.federated.fleets import federate
-from edgessl.bench.results import keep, start
+from edgessl.bench.results import keep, spread, start
 from edgessl.continual.torch_runtime import TorchModel
 from federated.message import Update
 from federated.privacy.budget import GaussianPrivacy

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from edgessl.bench.quantize.accuracy import FLOAT, METHODS, Row, exact
+from edgessl.bench.results import spread
 
 
 def speed_table(rows: Sequence[Row]) -> str:
@@ -83,16 +83,11 @@ def _by_seed(rows: Sequence[Row], case: str, trained: str, method: str) -> dict[
 
 
 def _difference(rows: Sequence[Row], reference: dict[int, Row], name: str) -> str:
-    return _spread([100 * (row[name] - reference[row["seed"]][name]) for row in rows], 2, "+")
+    return spread([100 * (row[name] - reference[row["seed"]][name]) for row in rows], 2, "+")
 
 
 def _mean(rows: Sequence[Row], name: str, factor: float, digits: int) -> str:
-    return _spread([factor * row[name] for row in rows], digits)
-
-
-def _spread(values: Sequence[float], digits: int, sign: str = "") -> str:
-    mean = f"{statistics.mean(values):{sign}.{digits}f}"
-    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+    return spread([factor * row[name] for row in rows], digits)
 
 
 def main() -> None:
