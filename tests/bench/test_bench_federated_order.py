@@ -62,7 +62,7 @@ def test_one_round_of_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert list(rows) == list(order.METHODS)
     assert len(told) == len(rows)
     assert all(0 <= row[key] <= 100 for row in rows.values() for key in ("knn", "linear"))
-    assert len({rows[name]["client_knn"] for name in ("fedavg", "fedema")}) == 2
+    assert len({rows[name]["client_knn"] for name in ("fedavg", "fedema", "fedx")}) == 3
     assert json.loads(out.read_text())["rows"] == result["rows"]
     again = load_bench("federated_order")(["fashion_mnist"], seeds=[0], out=str(out), progress=told.append, **options)
     assert again["rows"] == result["rows"]

@@ -32,7 +32,7 @@ from federated.strategies import StreamingFedAvg
 
 Row = dict[str, Any]
 Array = np.ndarray[Any, np.dtype[Any]]
-METHODS = ("random", "standalone", "fedavg", "fedu", "fedema", "centralised")
+METHODS = ("random", "standalone", "fedavg", "fedu", "fedema", "fedx", "centralised")
 KEY = ("data", "method", "seed")
 
 
@@ -72,8 +72,8 @@ def run(
     Args:
         data: of `order_data.DATA`.
         methods: of METHODS: random weights; `standalone`, each device on its own (the mean of all); the rules of
-            `federated.rules` under FedAvg; `centralised`, one learner with everything and as many steps as all devices
-            take together.
+            `federated.rules` under FedAvg, `fedx` with its terms beside BYOL's loss at the authors' weight 1 and
+            temperature 0.1; `centralised`, one learner with everything and as many steps as all devices take together.
         seeds: of samples, weights and noise.
         rounds, local_steps, optimizer, lr, validate: see `Settings`.
         out: file that is written after every run, and continued if it exists; "" writes none.
@@ -109,7 +109,7 @@ def run(
 def measure(name: str, method: str, seed: int, settings: Settings) -> Row:
     """One row."""
     began, found = time.process_time(), shards(name, seed, settings.validate)
-    model = _model(found, settings, seed)
+    model = _model(found, settings, seed, "fedx" if method == "fedx" else None)
     fleet, own = model.state()["theta"], list[Array]()
     if method in ("standalone", "centralised"):
         parts = found.devices if method == "standalone" else [np.concatenate(found.devices)]
@@ -165,9 +165,10 @@ class _Device:
         theta: Array = self._trainer.theta.numpy().copy()
         return theta
 
-    def adopt(self, theta: Array) -> None:
-        """Take these weights; every other slot stays."""
-        self._trainer.load({**self._trainer.state(), "theta": theta})
+    def adopt(self, theta: Array, fleet: Array) -> None:
+        """Take these weights; slot `fleet`, where the step has one, becomes the fleet's, every other slot stays."""
+        state = {**self._trainer.state(), "theta": theta}
+        self._trainer.load({**state, "fleet": fleet} if "fleet" in state else state)
 
     def learn(self, steps: int, lr: float) -> None:
         """Take steps at that rate."""
@@ -180,11 +181,12 @@ class _Device:
             self._trainer.step(self._samples[rows], noise, {**self._manifest.hyper, "lr": lr})
 
 
-def _model(found: Shards, settings: Settings, seed: int) -> TorchModel:
+def _model(found: Shards, settings: Settings, seed: int, strategy: str | None) -> TorchModel:
     recipe = parse_recipe(
         {
             "encoder": {"name": settings.encoder, "options": {"stem_stride": settings.stem_stride}},
             "objective": {"name": "byol"},
+            "strategy": {"name": strategy} if strategy else None,
             "optimizer": settings.optimizer,
             "hyper": {"lr": settings.lr},
             "batch_size": settings.batch_size,
@@ -209,7 +211,7 @@ def _federate(model: TorchModel, devices: list[_Device], method: str, settings: 
         updates = []
         for device in devices:
             before = rule.start(device.theta, fleet, number, device.memory, layout)
-            device.adopt(before)
+            device.adopt(before, fleet)
             device.learn(settings.local_steps, _rate(settings, number))
             rule.learned(before, device.theta, device.memory, layout)
             device.memory.round = number
