@@ -45,6 +45,9 @@ class TorchModel:
         backbone: makes latents of samples, say onnxruntime's int8 backbone; goes with `latent`.
         ratio_every: steps between two looks at `gradient_ratio`, which go to `ratios`; 0 for none. Each takes
             the time of two steps.
+        device: where torch computes, "cpu" or "cuda"; batches, embeddings and states are numpy all the same. A
+            `Learner` looks at the weights as numpy after each step, so its models stay on the CPU.
+        autocast: dtype to train the networks in; losses and embeddings stay float32.
 
     Raises:
         ConfigError: unknown hyperparameter, or one of `latent` and `backbone` without the other.
@@ -62,6 +65,8 @@ class TorchModel:
         latent: LatentSpec | None = None,
         backbone: Backbone | None = None,
         ratio_every: int = 0,
+        device: str = "cpu",
+        autocast: torch.dtype | None = None,
     ) -> None:
         if (latent is None) != (backbone is None):
             raise ConfigError("a model with a cut needs both the latents' description and the backbone")
@@ -71,6 +76,7 @@ class TorchModel:
             raise ConfigError(f"hyper: unknown {unknown[0]!r}; this step has {', '.join(step.hyper)}")
         self.step, self._backbone = step, backbone
         self.ratio_every, self.ratios = ratio_every, list[float]()
+        self.device, self.autocast = torch.device(device), autocast
         self._state = {name: state[name].numpy() for name in step.slot_names}
         slots = tuple(TensorSpec(name, array.shape, str(array.dtype)) for name, array in self._state.items())
         batch = TensorSpec("batch", (batch_size, *learned.shape))
@@ -124,17 +130,17 @@ class TorchEncoderRunner:
 
     def __init__(self, model: TorchModel) -> None:
         # a copy, since training switches the step's own modules between modes, maybe in another thread
-        self._encoder = copy.deepcopy(model.step.parts.encoder).eval()
-        self._layout = model.step.layout
+        self._encoder = copy.deepcopy(model.step.parts.encoder).eval().to(model.device)
+        self._layout, self._device = model.step.layout, model.device
 
     @torch.no_grad()
     def embed(self, theta: Array | Weights, x: Array) -> Array:
         """Embeddings (N, D) float32 of samples `x` (N, *shape) with flat weights `theta` (P,)."""
         flat = theta if isinstance(theta, Tensor) else torch.from_numpy(np.asarray(theta))
-        tensors = self._layout.unflatten(flat)
+        tensors = self._layout.unflatten(flat.to(self._device))
         own = {name.removeprefix("encoder."): t for name, t in tensors.items() if name.startswith("encoder.")}
-        out: Tensor = functional_call(self._encoder, own, (torch.from_numpy(np.ascontiguousarray(x)),))
-        return out.numpy()
+        out: Tensor = functional_call(self._encoder, own, (_tensor(x, self._device),))
+        return out.cpu().numpy()
 
 
 class TorchStepRunner:
@@ -163,13 +169,16 @@ class TorchStepRunner:
     ) -> dict[str, float]:
         """One training step on `batch` (N, *shape), `noise` (N, width) and, where the manifest `stores`, `stored`
         (N, D); returns the scalar metrics."""
-        samples, random = (torch.from_numpy(np.ascontiguousarray(a)) for a in (batch, noise))
-        past = None if stored is None else torch.from_numpy(np.ascontiguousarray(stored))
-        values = hyper_tensors(hyper)
+        device = self._model.device
+        samples, random = (_tensor(a, device) for a in (batch, noise))
+        past = None if stored is None else _tensor(stored, device)
+        values = hyper_tensors(hyper, device)
         if self._model.ratio_every and self._step.strategy and self._taken % self._model.ratio_every == 0:
             self._model.ratios.append(gradient_ratio(self._step, self._values, samples, random, values, past))
         self._taken += 1
-        following, metrics = self._step(self._values, samples, random, values, past)
+        autocast = self._model.autocast
+        gradient = self._step.gradient(self._values, samples, random, values, stored=past, autocast=autocast)
+        following, metrics = self._step.update(self._values, gradient, values)
         self._previous, self._values = self._values, {name: t.detach() for name, t in following.items()}
         return {name: float(value) for name, value in metrics.items()}
 
@@ -177,8 +186,9 @@ class TorchStepRunner:
         """What was learned so far becomes the past; see `edgessl.device.StepRunner`."""
         self._previous = None
         if self._step.strategy is not None and self._step.strategy.consolidates:
-            rows, signs = (torch.from_numpy(np.ascontiguousarray(a)) for a in (samples, probes))
-            self._values = consolidated(self._step, self._values, rows, signs, hyper_tensors(hyper))
+            rows, signs = (_tensor(a, self._model.device) for a in (samples, probes))
+            values = hyper_tensors(hyper, self._model.device)
+            self._values = consolidated(self._step, self._values, rows, signs, values)
         elif "anchor" in self._values and self._values["anchor"].shape == self.theta.shape:
             self._values = {**self._values, "anchor": self.theta}
 
@@ -190,10 +200,17 @@ class TorchStepRunner:
 
     def state(self) -> dict[str, Array]:
         """Copies of every slot."""
-        return {name: value.numpy().copy() for name, value in self._values.items()}
+        return {name: np.array(value.cpu()) for name, value in self._values.items()}
 
     def load(self, state: Mapping[str, Array]) -> None:
         """Take over copies of `state`; InputError unless it has the manifest's slots, all finite."""
         check_state(self.manifest, state, "state", InputError)
-        self._values = {slot.name: torch.from_numpy(np.array(state[slot.name])) for slot in self.manifest.slots}
+        self._values = {
+            slot.name: torch.from_numpy(np.array(state[slot.name])).to(self._model.device)
+            for slot in self.manifest.slots
+        }
         self._previous = None
+
+
+def _tensor(x: Array, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(x)).to(device)
