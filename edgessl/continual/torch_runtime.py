@@ -200,7 +200,7 @@ class TorchStepRunner:
 
     def state(self) -> dict[str, Array]:
         """Copies of every slot."""
-        return {name: np.array(value.cpu()) for name, value in self._values.items()}
+        return {name: value.cpu().numpy().copy() for name, value in self._values.items()}
 
     def load(self, state: Mapping[str, Array]) -> None:
         """Take over copies of `state`; InputError unless it has the manifest's slots, all finite."""

@@ -26,10 +26,12 @@ def call_with_options(function: Callable[..., Result], what: str, /, *args: Any,
     """Call `function`; ConfigError names an option that it does not have or one that it needs."""
     known = list(inspect.signature(function).parameters.values())[len(args) :]
     names = [parameter.name for parameter in known]
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known)  # then it judges names itself
     for name in options:
-        if name not in names:
+        if name not in names and not takes_any:
             raise ConfigError(f"{what} has no option {name!r}; its options are: {', '.join(names) or 'none'}")
     for parameter in known:
-        if parameter.default is inspect.Parameter.empty and parameter.name not in options:
+        needed = parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
+        if needed and parameter.name not in options:
             raise ConfigError(f"{what} needs the option {parameter.name!r}")
     return function(*args, **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,8 @@ from edgessl.errors import ConfigError, DataError
 @pytest.fixture
 def data() -> None:
     try:
-        for name in order_data.DATA:
-            load_shared(name)
+        for split in order_data.DATA.values():
+            load_shared(split.shared)
     except DataError as error:
         pytest.skip(str(error))
 
@@ -26,12 +27,13 @@ def data() -> None:
 @pytest.mark.slow  # reading the data takes seconds
 @pytest.mark.usefixtures("data")
 @pytest.mark.parametrize("name", order_data.DATA)
-def test_a_device_has_two_classes_and_nobody_has_a_test_sample(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(order_data.DATA, name, (12, 5, 7 if name == "fashion_mnist" else 0))
+def test_a_device_has_its_own_classes_and_nobody_has_a_test_sample(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = replace(order_data.DATA[name], train=12, test=5, validation=7 if name == "fashion_mnist" else 0)
+    monkeypatch.setitem(order_data.DATA, name, small)
     found = order_data.shards(name, seed=1)
-    assert [len(part) for part in found.devices] == [24] * 5
-    assert np.bincount(found.labels).tolist() == [12] * 10
-    assert np.bincount(found.test_labels).tolist() == [5] * 10
+    assert [len(part) for part in found.devices] == [12 * small.classes // 5] * 5
+    assert np.bincount(found.labels).tolist() == [12] * small.classes
+    assert np.bincount(found.test_labels).tolist() == [5] * small.classes
     again, other = order_data.shards(name, seed=1), order_data.shards(name, seed=2)
     np.testing.assert_array_equal(found.devices[3], again.devices[3])
     assert not np.array_equal(found.devices[3], other.devices[3])
@@ -46,7 +48,7 @@ def test_a_device_has_two_classes_and_nobody_has_a_test_sample(name: str, monkey
 @pytest.mark.usefixtures("data")
 def test_every_fine_class_is_in_its_superclass() -> None:
     names = load_shared("cifar100_sub").classes
-    numbers = order_data._classes("cifar100_sub", names)
+    numbers = order_data._superclasses(names)
     assert np.bincount(numbers[numbers >= 0]).tolist() == [5] * 10
     assert {names[i] for i in np.flatnonzero(numbers == 1)} == set(order_data.SUPERCLASSES["fish"])
 
@@ -54,7 +56,8 @@ def test_every_fine_class_is_in_its_superclass() -> None:
 @pytest.mark.slow  # reading the data takes seconds
 @pytest.mark.usefixtures("data")
 def test_one_round_of_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(order_data.DATA, "fashion_mnist", (20, 10, 0))
+    small = replace(order_data.DATA["fashion_mnist"], train=20, test=10, validation=0)
+    monkeypatch.setitem(order_data.DATA, "fashion_mnist", small)
     out, options = tmp_path / "order.json", {"rounds": 2, "local_steps": 1}
     told: list[str] = []
     result = load_bench("federated_order")(["fashion_mnist"], seeds=[0], out=str(out), progress=told.append, **options)
@@ -74,5 +77,7 @@ def test_one_round_of_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(ConfigError, match="unknown method 'fedsgd'; choose among random, standalone"):
         order.run(methods=["fedsgd"])
+    with pytest.raises(ConfigError, match="unknown setting 'round'; choose among rounds, local_steps"):
+        order.run(round=3)
     with pytest.raises(ConfigError, match="no train samples to spare"):
         order_data.shards("cifar100_sub", 0, validate=True)

@@ -1,4 +1,4 @@
-"""The samples of `order`: five devices with two classes each."""
+"""The samples of `order`: five devices with two classes each, or with a fifth of many."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from edgessl.errors import ConfigError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 DEVICES = 5
-CLASSES = 2 * DEVICES
 
 SUPERCLASSES = {  # the first ten of CIFAR-100's twenty
     "aquatic mammals": ("beaver", "dolphin", "otter", "seal", "whale"),
@@ -27,8 +26,28 @@ SUPERCLASSES = {  # the first ten of CIFAR-100's twenty
     "large outdoor things": ("bridge", "castle", "house", "road", "skyscraper"),
 }
 
-# name -> samples of a class on its device, for the test, for validation (of the train part; 0 where there are no more)
-DATA = {"fashion_mnist": (300, 100, 100), "cifar100_sub": (500, 100, 0)}
+
+@dataclass(frozen=True)
+class Split:
+    """Which samples of a shared data set, and how many of each class: on its one device, for the test, for validation.
+
+    Those for validation are of the train part, and 0 where there are no more.
+    """
+
+    shared: str
+    train: int
+    test: int
+    validation: int
+    classes: int = 10
+    superclasses: bool = False
+    half: bool = True  # the resolution
+
+
+DATA = {
+    "fashion_mnist": Split("fashion_mnist", 300, 100, 100),
+    "cifar100_sub": Split("cifar100_sub", 500, 100, 0, superclasses=True),
+    "cifar100_fine": Split("cifar100_sub", 100, 20, 0, classes=100, half=False),  # as published, a fifth of the images
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,37 +61,36 @@ class Shards:
 
 
 def shards(name: str, seed: int, validate: bool = False) -> Shards:
-    """Draw the samples of `name`, of DATA, at half the resolution; device k has classes 2k and 2k + 1.
+    """Draw the samples of `name`, of DATA; device k has the k-th fifth of the classes, and nobody else has those.
 
     With `validate` the test samples are others of the train part. ConfigError where there are none.
     """
-    per_class, test, held = DATA[name]
-    if validate and not held:
+    split = DATA[name]
+    if validate and not split.validation:
         raise ConfigError(f"{name} has no train samples to spare for validation")
-    data, rng = load_shared(name), np.random.default_rng(seed)
-    classes = _classes(name, data.classes)
-    train = _rows(classes[np.asarray(data.train.labels)], per_class + held, rng)
-    own, spare = train[:, :per_class], train[:, per_class:]
+    data, rng = load_shared(split.shared), np.random.default_rng(seed)
+    classes = _superclasses(data.classes) if split.superclasses else np.arange(split.classes)
+    train = _rows(classes[np.asarray(data.train.labels)], split.classes, split.train + split.validation, rng)
     if validate:
-        source, rows = data.train, spare
+        source, rows = data.train, train[:, split.train :]
     else:
-        source, rows = data.test, _rows(classes[np.asarray(data.test.labels)], test, rng)
-    devices = [_half(data.train.take(own[2 * k : 2 * k + 2].ravel())) for k in range(DEVICES)]
-    labels = np.repeat(np.arange(CLASSES), per_class)
-    return Shards(devices, labels, _half(source.take(rows.ravel())), np.repeat(np.arange(CLASSES), rows.shape[1]))
+        source, rows = data.test, _rows(classes[np.asarray(data.test.labels)], split.classes, split.test, rng)
+    shown = _half if split.half else np.asarray
+    own = train[:, : split.train].reshape(DEVICES, -1)
+    devices = [shown(data.train.take(part)) for part in own]
+    labels, test_labels = (np.repeat(np.arange(split.classes), n) for n in (split.train, rows.shape[1]))
+    return Shards(devices, labels, shown(source.take(rows.ravel())), test_labels)
 
 
-def _classes(name: str, names: tuple[str, ...]) -> Array:
-    """The class by label; -1 for labels that are left out."""
-    if name == "fashion_mnist":
-        return np.arange(CLASSES)
+def _superclasses(names: tuple[str, ...]) -> Array:
+    """The superclass by label; -1 for labels of the ten that are left out."""
     number = {fine: i for i, members in enumerate(SUPERCLASSES.values()) for fine in members}
     return np.array([number.get(fine, -1) for fine in names])
 
 
-def _rows(classes: Array, per_class: int, rng: np.random.Generator) -> Array:
-    """Rows (CLASSES, per_class) of each class, drawn without repeats."""
-    return np.stack([rng.permutation(np.flatnonzero(classes == c))[:per_class] for c in range(CLASSES)])
+def _rows(classes: Array, count: int, per_class: int, rng: np.random.Generator) -> Array:
+    """Rows (count, per_class) of each class, drawn without repeats."""
+    return np.stack([rng.permutation(np.flatnonzero(classes == c))[:per_class] for c in range(count)])
 
 
 def _half(x: Array) -> Array:
