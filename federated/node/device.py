@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -14,6 +13,7 @@ from flwr.app import Message, RecordDict
 
 from edgessl.device import Learner
 from federated.client import catch_up, train_round
+from federated.node.footprint import give_back
 from federated.node.gates import Gate
 from federated.node.identity import Identity
 from federated.node.letters import Letters
@@ -66,20 +66,15 @@ def join(device: Device, learner: Learner, settings: NodeSettings, stop: threadi
             only = device.secure_only
             return train_round(message, learner, device.local_steps, device.privacy, vault, secure_only=only)
         finally:
-            _hand_back()
+            give_back()
 
     with ExitStack() as stack:
         link = Link(device.server, identity, None if device.ca is None else trust(device.ca))
         stack.callback(link.close)
         letters = Letters(device.state / "letters")
         node = Node(link, letters, answer, replace(settings, max_bytes=largest), gates=device.gates, on_event=on_event)
+        give_back()
         node.run(stop)
-
-
-def _hand_back() -> None:
-    """Give the system the memory that this process has freed (glibc keeps it; other C libraries have no such call)."""
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)
 
 
 def _identity(device: Device) -> Identity:

@@ -1,4 +1,4 @@
-"""The small real bundle of the device tests, and messages."""
+"""The small real bundle of the device tests, messages, a node and its server in memory."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -6,11 +6,14 @@ from pathlib import Path
 import linear_bundle
 import numpy as np
 import pytest
+from fake_node import make_node
+from fake_superlink import FakeSuperLink
 from flwr.app import Context, Message, MessageType
 
 from edgessl.device import Bundle, pack
 from federated import compat
 from federated import message as wire
+from federated.node import Node
 
 DIGEST = "ab" * 32
 Client = Callable[[Message, Context], Message]
@@ -32,6 +35,17 @@ def bundle(bundle_path: Path) -> Bundle:
 def samples() -> Callable[..., np.ndarray]:
     """samples(n, seed, shift): float32 (n, 1, 4, 4)."""
     return linear_bundle.make_samples
+
+
+@pytest.fixture
+def server() -> FakeSuperLink:
+    return FakeSuperLink()
+
+
+@pytest.fixture
+def make(server: FakeSuperLink, tmp_path: Path) -> Callable[..., Node]:
+    """make(answer, **settings): a node of `server` whose disk is the test's folder."""
+    return lambda *given, **settings: make_node(server, tmp_path / "letters", *given, **settings)
 
 
 @pytest.fixture

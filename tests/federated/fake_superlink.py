@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 from typing import Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
@@ -40,6 +41,8 @@ class FakeSuperLink:
     As the real one it hands out a message once, takes each object once in a session, and takes no second announcement
     of a reply that its ServerApp has `taken`.
     """
+
+    server, tls, timeout, identity = "test:1", object(), 1.0, SimpleNamespace(public_key=b"public")
 
     def __init__(self) -> None:
         self.waiting: list[Message] = []

@@ -197,7 +197,7 @@ assert Message.__module__.startswith("flwr.app")
 @pytest.mark.skipif(not OTHER_PYTHON, reason="EDGESSL_FLWR_PYTHON names no interpreter with another flwr")
 def test_another_flower_keeps_the_contract_too():
     here = Path(__file__).parent
-    files = [__file__, str(here / "test_federated_compat.py"), str(here / "test_federated_node.py")]
+    files = [__file__, str(here / "test_federated_compat.py"), *map(str, here.glob("test_federated_node*.py"))]
     env = {name: value for name, value in os.environ.items() if name != "EDGESSL_FLWR_PYTHON"}
     done = subprocess.run(
         [OTHER_PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files],

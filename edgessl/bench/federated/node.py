@@ -1,8 +1,9 @@
 """What a device pays for being in a fleet: the lean node beside Flower's own SuperNode, on a real server with TLS.
 
-Both are idle first, one after the other's relay counting every byte of TLS, and then learn the same rounds of the same
-model. Memory is that of all processes of a node (the SuperNode starts one for each message), shared pages counted in
-proportion (PSS) and as a whole (RSS).
+All are idle first, each one's relay counting every byte of TLS, and then learn rounds: of the whole model, or, the lean
+node once more, of what lies behind a cut. Memory is that of all processes of a node (the SuperNode starts one for each
+message): as a whole (RSS), shared pages counted in proportion (PSS), and what is in no file, which the kernel cannot
+take back (anonymous).
 """
 
 from __future__ import annotations
@@ -34,10 +35,11 @@ from federated.deployment.superlink import Operator, Server, running
 from federated.node import Identity
 
 SAMPLES, MEMORY_BYTES = 256, 1 << 20
-LOCAL_STEPS, BATCH = 16, 32
+LOCAL_STEPS, BATCH, LATENT_BATCH = 16, 32, 16
 RATE = 1e-4  # small: fresh weights on meaningless samples must not collapse before the end
 DAY = 86_400
 _LIMIT = 600.0  # seconds for each phase
+_KINDS = ("rss", "pss", "anonymous")
 
 Start = Callable[[Programs, str, int], None]
 
@@ -46,22 +48,26 @@ def run(
     seconds: float = 240.0,
     rounds: int = 4,
     encoder: str = "cnn1d",
+    cut: str = "block2",
     *,
     out: str | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Measure both nodes; takes `seconds` of silence and then the rounds.
+    """Measure the nodes; takes `seconds` of silence and then the rounds.
 
-    The lean node looks for messages at its slowest default pace, every 60 s; the SuperNode does every 3 s.
+    Node "latent" is the lean one with a bundle cut at the encoder's stage `cut`, and batches half as large. A lean node
+    looks for messages at its slowest default pace, every 60 s; the SuperNode does every 3 s.
     """
-    settings = {"seconds": seconds, "rounds": rounds, "encoder": encoder}
+    settings = {"seconds": seconds, "rounds": rounds, "encoder": encoder, "cut": cut}
     with TemporaryDirectory() as name:
         folder = Path(name)
-        made, bundle = checkpoint(encoder), folder / "full.edgessl"
+        made, full, latent = checkpoint(encoder), folder / "full.edgessl", folder / "latent.edgessl"
         fields = random_fields(made.input, SAMPLES, 0)
-        export_bundle(made, bundle, calibration=fields[:64], batch_size=BATCH, hyper={"lr": RATE})
+        few, hyper = fields[:64], {"lr": RATE}
+        export_bundle(made, full, calibration=few, batch_size=BATCH, hyper=hyper)
+        export_bundle(made, latent, calibration=few, batch_size=LATENT_BATCH, hyper=hyper, cut=cut)
         np.save(folder / "stream.npy", fields)
-        rows = _measure(folder, bundle, seconds, rounds, progress)
+        rows = _measure(folder, {"lean": full, "latent": latent, "SuperNode": full}, seconds, rounds, progress)
     result = {
         "bench": "federated_node",
         "date": datetime.now(UTC).date().isoformat(),
@@ -75,21 +81,20 @@ def run(
 
 
 def _measure(
-    folder: Path, bundle: Path, seconds: float, rounds: int, progress: Callable[[str], None]
+    folder: Path, bundles: dict[str, Path], seconds: float, rounds: int, progress: Callable[[str], None]
 ) -> list[dict[str, Any]]:
     server = Server(folder / "server", port=free_port(), tls=folder / "tls")
     certificates.create_authority(folder / "tls")
     certificates.issue_server(folder / "tls", [])
-    idle: dict[str, Start] = {
-        "lean": lean(folder, bundle, "lean", "--poll", "60", "60"),
-        "SuperNode": supernode(folder, bundle),
-    }
-    at_work = {"lean": lean(folder, bundle, "lean", "--poll", "0.5", "5"), "SuperNode": idle["SuperNode"]}
-    for key in ("lean", "stock"):
-        Identity.create(folder / key)
+    lean_nodes = {name: bundle for name, bundle in bundles.items() if name != "SuperNode"}
+    stock = {"SuperNode": supernode(folder, bundles["SuperNode"])}
+    idle = {name: lean(folder, bundle, name, "--poll", "60", "60") for name, bundle in lean_nodes.items()} | stock
+    at_work = {name: lean(folder, bundle, name, "--poll", "0.5", "5") for name, bundle in lean_nodes.items()} | stock
+    for name in bundles:
+        Identity.create(folder / name)
     with running(server), Operator(server) as operator:
-        operator.register([folder / f"{key}.pub" for key in ("lean", "stock")])
-        rows: dict[str, dict[str, Any]] = {name: {"node": name} for name in idle}
+        operator.register([folder / f"{name}.pub" for name in bundles])
+        rows: dict[str, dict[str, Any]] = {name: {"node": name} for name in bundles}
         with _nodes(folder, server, operator, idle) as (cables, programs):
             time.sleep(10.0)  # joined, and done with what a start costs
             before = {name: (cable.up, cable.down) for name, cable in cables.items()}
@@ -102,7 +107,7 @@ def _measure(
                 rows[name] |= {f"idle_{kind}_mb": mb for kind, mb in memory(programs.group(name)).items()}
         for name, start in at_work.items():  # alone each, so that each round's time is its own
             progress(f"{name}: {rounds} rounds")
-            rows[name] |= _rounds(folder, server, operator, name, start, bundle, rounds)
+            rows[name] |= _rounds(folder, server, operator, name, start, bundles[name], rounds)
     return list(rows.values())
 
 
@@ -112,7 +117,7 @@ def _rounds(
     """Memory at its peak and seconds of the rounds of a federation of one."""
     config: dict[str, object] = {"bundle": str(bundle), "save-to": str(folder / f"{name}.safetensors")}
     config |= {"rounds": rounds, "min-nodes": 1, "local-steps": LOCAL_STEPS}
-    peak = {"rss": 0, "pss": 0}
+    peak = dict.fromkeys(_KINDS, 0)
     over = threading.Event()
     with _nodes(folder, server, operator, {name: start}) as (_, programs):
 
@@ -131,9 +136,7 @@ def _rounds(
             watcher.join()
     result = FederationResult.load(folder / f"{name}.safetensors", Bundle.open(bundle).digest)
     times = [record["seconds"] for record in result.rounds]
-    return {
-        "learning_rss_mb": peak["rss"],
-        "learning_pss_mb": peak["pss"],
+    return {f"learning_{kind}_mb": mb for kind, mb in peak.items()} | {
         "round_seconds": round(statistics.median(times[1:] or times), 2),
         "bytes_up_per_round": result.rounds[-1]["bytes_up"],
         "bytes_down_per_round": result.rounds[-1]["bytes_down"],
@@ -179,15 +182,15 @@ def supernode(folder: Path, bundle: Path) -> Start:
         own = {"bundle": str(bundle), "state-dir": str(folder / "state-stock"), "stream": str(folder / "stream.npy")}
         write_toml(folder / "node.toml", own | {"memory-bytes": MEMORY_BYTES})
         where = ("--superlink", f"127.0.0.1:{port}", "--root-certificates", str(folder / "tls" / "ca.crt"))
-        key = ("--auth-supernode-private-key", str(folder / "stock"), "--port", str(free_port()))
+        key = ("--auth-supernode-private-key", str(folder / "SuperNode"), "--port", str(free_port()))
         programs.start(name, "flower-supernode", *where, *key, "--node-config", str(folder / "node.toml"))
 
     return start
 
 
 def memory(pids: set[int]) -> dict[str, int]:
-    """The memory of these processes together in MB: `rss`, and `pss`, where shared pages count in proportion."""
-    found = {"rss": 0, "pss": 0}
+    """The memory of these processes together in MB, by _KINDS."""
+    found = dict.fromkeys(_KINDS, 0)
     for pid in pids:
         with contextlib.suppress(OSError):  # it has just ended
             for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
