@@ -7,6 +7,7 @@ its module and in `docs/step.md`. A family per file:
     depthwise         depthwise convolutions as batched GEMMs
     weight_gradient   of dense convolutions, as GEMMs
     input_gradient    of dense convolutions
+    whole             the weight gradient as one convolution, for GPUs
     norms             group norm and layer norm, two flavours
     activations       GELU and its gradient
     splitting         theta and chunks as slices

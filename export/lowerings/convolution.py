@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from edgessl.errors import ExportError
-from export.lowerings import depthwise, input_gradient, weight_gradient
+from export.lowerings import depthwise, input_gradient, weight_gradient, whole
 from export.lowerings.geometry import Choices, Convolution
 
 aten = torch.ops.aten
@@ -43,8 +43,11 @@ FORMS: dict[str, dict[str, Form]] = {
         "patches": weight_gradient.patches,
         "dense": depthwise.dense_weight_gradient,
         "rows": depthwise.rows_weight_gradient,
+        "whole": whole.weight_gradient,
     },
 }
+_TAKE_GROUPS = ("dense", "rows", "whole")  # forms of the weight gradient; the others do one group
+Rules = Callable[[str, Convolution], list[str]]
 
 
 def possible(family: str, sizes: Convolution) -> list[str]:
@@ -70,11 +73,18 @@ def possible(family: str, sizes: Convolution) -> list[str]:
     return ["separable", *general] if wide else [*general, "separable"]
 
 
-class ConvolutionLowering:
-    """`aten.convolution` and `aten.convolution_backward` with forms from `choices`."""
+def possible_on_gpu(family: str, sizes: Convolution) -> list[str]:
+    """As `possible`, for graphs that GPUs run: one operator for each part; a 1x1 convolution is a GEMM."""
+    if family == "weight_gradient":
+        return ["pointwise" if sizes.pointwise else "whole"]
+    return ["operator" if family == "forward" else "transposed"]
 
-    def __init__(self, choices: Choices) -> None:
-        self.choices = choices
+
+class ConvolutionLowering:
+    """`aten.convolution` and `aten.convolution_backward` with forms from `choices`, of those that `rules` allow."""
+
+    def __init__(self, choices: Choices, rules: Rules = possible) -> None:
+        self.choices, self._rules = choices, rules
 
     def forward(
         self,
@@ -139,7 +149,7 @@ class ConvolutionLowering:
 
     def _weight_gradient(self, grad: Tensor, x: Tensor, sizes: Convolution) -> Tensor:
         """`(Co, Ci / groups, kh, kw)`."""
-        if sizes.groups > 1 and not sizes.depthwise:
+        if sizes.groups > 1 and self._rules("weight_gradient", sizes)[0] not in _TAKE_GROUPS:
             pairs = zip(grad.chunk(sizes.groups, 1), x.chunk(sizes.groups, 1), strict=True)
             part = Convolution(
                 sizes.n, sizes.c_in // sizes.groups, sizes.c_out // sizes.groups, sizes.size, sizes.out,
@@ -149,7 +159,7 @@ class ConvolutionLowering:
         return self._take("weight_gradient", sizes)(grad, x, sizes)
 
     def _take(self, family: str, sizes: Convolution) -> Form:
-        forms = possible(family, sizes)
+        forms = self._rules(family, sizes)
         return FORMS[family][self.choices.take(family, sizes, forms, forms[0])]
 
 

@@ -10,7 +10,7 @@ from torch._decomp import core_aten_decompositions
 
 from edgessl.errors import ConfigError
 from export.lowerings.activations import gelu, gelu_backward
-from export.lowerings.convolution import ConvolutionLowering
+from export.lowerings.convolution import ConvolutionLowering, possible, possible_on_gpu
 from export.lowerings.geometry import Choices
 from export.lowerings.norms import GroupNormLowering, LayerNormLowering, Standardisation
 from export.lowerings.splitting import split_with_sizes
@@ -23,7 +23,7 @@ class Lowerings:
     """torch's core decompositions with ours in place of the ones that are slow or missing.
 
     Args:
-        flavour: "fast" for onnxruntime; "portable" keeps to what TensorRT's parser takes as well.
+        flavour: "fast" for onnxruntime on a CPU; "portable" for GPUs, and keeps to what TensorRT's parser takes.
         measured: forms that were measured to be the fastest, `{site: form}`; see `export.tuning`.
 
     Raises:
@@ -39,8 +39,9 @@ class Lowerings:
     def table(self) -> dict[Any, Callable[..., Any]]:
         """For `make_fx`; each call starts afresh, and `choices` tells what was taken."""
         table: dict[Any, Callable[..., Any]] = dict(core_aten_decompositions())
-        convolution = ConvolutionLowering(self.choices)
-        standardise = Standardisation(self.flavour == "portable")
+        portable = self.flavour == "portable"
+        convolution = ConvolutionLowering(self.choices, possible_on_gpu if portable else possible)
+        standardise = Standardisation(portable)
         group_norm, layer_norm = GroupNormLowering(standardise), LayerNormLowering(standardise)
         table[aten.convolution.default] = convolution.forward
         table[aten.convolution_backward.default] = convolution.backward

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import onnx
 import pytest
 import torch
 
@@ -12,6 +15,21 @@ from edgessl.errors import ConfigError
 def test_unknown_contenders() -> None:
     with pytest.raises(ConfigError, match="unknown 'cpu'; known: torch, cuda"):
         run(contenders=["torch", "cpu"])
+
+
+def test_unknown_parts() -> None:
+    with pytest.raises(ConfigError, match="parts: unknown 'tail'; known: encoder, step"):
+        run(parts=["tail"])
+
+
+def test_without_contenders_the_graphs_are_exported_once_and_kept(tmp_path: Path) -> None:
+    assert run(["cnn1d"], [], parts=["encoder"], graphs=str(tmp_path))["rows"] == []
+    (kept,) = tmp_path.iterdir()
+    assert kept.name == "cnn1d.encoder.onnx"
+    assert [i.name for i in onnx.load(kept).graph.input] == ["theta", "x"]
+    kept.write_bytes(b"taken as it is")
+    run(["cnn1d"], [], parts=["encoder"], graphs=str(tmp_path))
+    assert kept.read_bytes() == b"taken as it is"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

@@ -15,7 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from edgessl.errors import ExportError
 from export.lowerings import Choices, Lowerings
 from export.lowerings.activations import gelu, gelu_backward
-from export.lowerings.convolution import FORMS, ConvolutionLowering, possible
+from export.lowerings.convolution import FORMS, ConvolutionLowering, possible, possible_on_gpu
 from export.lowerings.norms import GroupNormLowering, LayerNormLowering, Standardisation
 from export.lowerings.splitting import split_with_sizes
 
@@ -41,10 +41,10 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 def check_convolution(
     size: list[int], kernel: list[int], stride: list[int], padding: list[int], dilation: list[int],
-    n: int = 2, c_in: int = 2, c_out: int = 3, groups: int = 1, bias: bool = True, turn: int = 0,
+    n: int = 2, c_in: int = 2, c_out: int = 3, groups: int = 1, bias: bool = True, turn: int = 0, gpu: bool = False,
 ) -> dict[str, str]:  # fmt: skip
     rank, choices = len(size), Always(turn)
-    lowering = ConvolutionLowering(choices)
+    lowering = ConvolutionLowering(choices, possible_on_gpu if gpu else possible)
     x = draw(n, c_in * groups, *size, seed=1).requires_grad_()
     weight = draw(c_out * groups, c_in, *kernel, seed=2).requires_grad_()
     b = draw(c_out * groups, seed=3).requires_grad_() if bias else None
@@ -75,7 +75,7 @@ def convolutions(draws: Any, rank: int) -> dict[str, Any]:
     size = [low + extra for low, extra in zip(least, pick(0, 6), strict=True)]
     return {
         "size": size, "kernel": kernel, "stride": stride, "padding": padding, "dilation": dilation,
-        "n": draws(st.integers(1, 3)), "turn": draws(st.integers(0, 2)),
+        "n": draws(st.integers(1, 3)), "turn": draws(st.integers(0, 2)), "gpu": draws(st.booleans()),
     }  # fmt: skip
 
 
@@ -116,8 +116,9 @@ def test_every_form_is_possible_somewhere_and_agrees_with_torch() -> None:
             {**same, "stride": [2, 2], "c_in": 1},
             {**same, "c_in": 1, "c_out": 1, "groups": 4, "size": [5, 6]},
         ):
-            for family, form in check_convolution(**{"size": [12, 11], **sizes}, turn=turn).items():
-                taken[family].add(form)
+            for gpu in (False, True):
+                for family, form in check_convolution(**{"size": [12, 11], **sizes}, turn=turn, gpu=gpu).items():
+                    taken[family].add(form)
     assert taken == {family: set(forms) for family, forms in FORMS.items()}
 
 
@@ -140,7 +141,7 @@ def test_transposed_convolution(rank: int, data: st.DataObject, groups: int, ext
     y = transpose(x, weight, bias, stride, padding, more, groups, dilation)
     grad = draw(*y.shape, seed=4)
     wanted = torch.autograd.grad(y, [x, weight, bias], grad)
-    lowering = ConvolutionLowering(Always(sizes["turn"]))
+    lowering = ConvolutionLowering(Always(sizes["turn"]), possible_on_gpu if sizes["gpu"] else possible)
     found = lowering.backward(
         grad, x.detach(), weight.detach(), [3 * groups], stride, padding, dilation, True, more, groups, [True] * 3
     )

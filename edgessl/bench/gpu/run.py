@@ -10,13 +10,17 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 
 from edgessl.bench.case import build_step, input_of
 from edgessl.device.noise import step_noise
+from edgessl.device.storage.files import write_atomically
 from edgessl.encoders.base import evaluation_mode
 from edgessl.errors import ConfigError, EdgeSSLError
 from edgessl.machine import machine, versions
@@ -37,6 +41,7 @@ DOORS: dict[str, tuple[str, dict[str, str], str]] = {
     "engine": ("engine", {}, "tensorrt"),
     "engine_rtx": ("engine", {}, "tensorrt_rtx"),
 }
+PARTS = ("encoder", "step")
 WARM = 10
 Array = np.ndarray[Any, np.dtype[Any]]
 Row = dict[str, Any]
@@ -46,6 +51,8 @@ def run(
     encoders: Sequence[str] = ("ds_cnn_s", "resnet8", "resnet18", "vit"),
     contenders: Sequence[str] = ("torch", *DOORS),
     *,
+    parts: Sequence[str] = PARTS,
+    graphs: str = "",
     batch_sizes: Sequence[int] = (1, 32, 256),
     step_batch: int = 32,
     turns: int = 100,
@@ -55,7 +62,9 @@ def run(
 
     Args:
         encoders: names for `edgessl.encoders.build_encoder`.
-        contenders: "torch" and names of `DOORS`.
+        contenders: "torch" and names of `DOORS`; none only fills `graphs`, which takes no GPU.
+        parts: "encoder", "step" or both.
+        graphs: a folder for the exported graphs; one that is there already is not exported again.
         batch_sizes: samples per call of the encoder.
         step_batch: samples per training step; each has two views.
         turns: timed runs of each contender.
@@ -68,41 +77,51 @@ def run(
         contender did not run; the rest is None then).
 
     Raises:
-        ConfigError: torch sees no GPU, or an unknown contender.
+        ConfigError: torch sees no GPU, or an unknown contender or part.
     """
-    if unknown := sorted(set(contenders) - {"torch", *DOORS}):
-        raise ConfigError(f"contenders: unknown {unknown[0]!r}; known: torch, {', '.join(DOORS)}")
-    if not torch.cuda.is_available():
+    for what, given, known in (("contenders", contenders, ("torch", *DOORS)), ("parts", parts, PARTS)):
+        if unknown := sorted(set(given) - set(known)):
+            raise ConfigError(f"{what}: unknown {unknown[0]!r}; known: {', '.join(known)}")
+    if contenders and not torch.cuda.is_available():
         raise ConfigError(f"torch {torch.__version__} sees no NVIDIA GPU here; check the driver with: nvidia-smi")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # compare float32 with float32
     rows: list[Row] = []
     for name in encoders:
-        progress(f"{name}: tracing")
+        progress(f"{name}: graphs")
         step = build_step(name, "vicreg")
-        encoder = trace_encoder(step.parts.encoder, step.layout).SerializeToString()
-        for n in batch_sizes:
+        encoder = b""
+        if "encoder" in parts:
+            encoder = _graph(graphs, f"{name}.encoder.onnx", partial(trace_encoder, step.parts.encoder, step.layout))
+        for n in batch_sizes if "encoder" in parts else ():
             feeds = {"theta": step.initial_state()["theta"].numpy(), "x": random_fields(input_of(name), n, 0)}
             case = (name, "encoder", n, encoder, feeds, lambda f, s=step: _torch_encoder(s, f))
             rows += _measure(*case, contenders, turns, progress)
-        lowerings = Lowerings("portable")
-        train = trace_step(step, (step_batch, *input_of(name).shape), lowerings).SerializeToString()
-        case = (
-            name,
-            "step",
-            step_batch,
-            train,
-            _step_feeds(step, name, step_batch),
-            lambda f, s=step: _torch_step(s, f),
-        )
-        rows += _measure(*case, contenders, turns, progress)
+        if "step" in parts:
+            trace = partial(trace_step, step, (step_batch, *input_of(name).shape), Lowerings("portable"))
+            train = _graph(graphs, f"{name}.step{step_batch}.onnx", trace)
+            feeds = _step_feeds(step, name, step_batch)
+            case = (name, "step", step_batch, train, feeds, lambda f, s=step: _torch_step(s, f))
+            rows += _measure(*case, contenders, turns, progress)
     return {
         "bench": "gpu",
         "machine": machine(),
-        "gpu": torch.cuda.get_device_name(0),
+        "gpu": torch.cuda.get_device_name(0) if contenders else None,
         "versions": versions((*("edgessl", "torch", "numpy", "onnx", "onnxruntime-gpu", "onnxruntime"), *_TENSORRT)),
         "settings": {"objective": "vicreg", "optimizer": "sgd", "flavour": "portable", "tf32": False, "turns": turns},
         "rows": rows,
     }
+
+
+def _graph(folder: str, file: str, trace: Callable[[], onnx.ModelProto]) -> bytes:
+    """A graph from the folder, or exported now and left there."""
+    path = Path(folder, file)
+    if folder and path.is_file():
+        return path.read_bytes()
+    data = trace().SerializeToString()
+    if folder:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, data)
+    return data
 
 
 _TENSORRT = ("tensorrt", "tensorrt-rtx-cu13-bindings", "onnxruntime-ep-nv-tensorrt-rtx-cu13")
@@ -120,6 +139,8 @@ def _measure(
     progress: Callable[[str], None],
 ) -> list[Row]:
     """A row per contender."""
+    if not contenders:
+        return []
     with open_door("cpu", model, threads=4) as reference:
         expected = reference.run(feeds)
     rows = []
