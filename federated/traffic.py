@@ -11,6 +11,7 @@ from flwr.serverapp import Grid
 
 from edgessl.errors import FederationError
 from federated import compat
+from federated.compat.replies import Replies
 from federated.message import again, repeat
 
 CLOCKS = 600.0  # seconds that a device's clock may be off: a SuperLink takes no signature of more than five minutes
@@ -52,6 +53,7 @@ class Traffic:
         self._remind_after = math.inf if getattr(grid, "lossless", False) or not remind_after else remind_after
         self.now: Callable[[], float] = getattr(grid, "now", time.monotonic)
         self.wait: Callable[[float], None] = getattr(grid, "wait", time.sleep)
+        self._replies = Replies.of(grid)
         self._under_way: dict[str, Asked] = {}  # by first
         self._names: dict[str, Asked] = {}
         self._settled: set[str] = set()  # names of those that were asked more than once and answered
@@ -117,7 +119,8 @@ class Traffic:
     def remind(self) -> list[Asked]:
         """Send their message once more to nodes that have been silent for long, or whose reply was lost; to which."""
         now = self.now()
-        due = [asked for asked in self._under_way.values() if asked.remind_at <= now and _may(asked)]
+        silent = (asked for asked in self._under_way.values() if not self._coming(asked))
+        due = [asked for asked in silent if asked.remind_at <= now and _may(asked)]
         messages = [repeat(asked.message, asked.first, asked.deadline - now + CLOCKS) for asked in due]
         names = self._push(messages) if messages else []
         for asked in due:
@@ -145,17 +148,16 @@ class Traffic:
 
     def _pull(self, names: list[str]) -> Iterator[tuple[Asked | None, Message]]:
         try:
-            there = self.grid.pull_messages(names)
+            there = self._replies.pull(names) if self._replies else self.grid.pull_messages(names)
+            replies = iter(there)
+            try:
+                for reply in replies:
+                    yield from self._sorted(reply)
+            finally:
+                if isinstance(there, list):  # handed over once and for all, though nobody wanted to see more for now
+                    self._left += [pair for reply in replies for pair in self._sorted(reply)]
         except Exception as error:
             _pass_over(error)
-            return
-        replies = iter(there)
-        try:
-            for reply in replies:
-                yield from self._sorted(reply)
-        finally:
-            if isinstance(there, list):  # handed over once and for all, though nobody wanted to see more for now
-                self._left += [pair for reply in replies for pair in self._sorted(reply)]
 
     def _sorted(self, reply: Message) -> Iterator[tuple[Asked | None, Message]]:
         name = reply.metadata.reply_to_message_id
@@ -178,6 +180,10 @@ class Traffic:
         self._settle(asked)
         yield asked, reply
 
+    def _coming(self, asked: Asked) -> bool:
+        """Whether the node is handing over its reply."""
+        return self._replies is not None and any(name in self._replies for name in asked.names)
+
     def _named(self, name: str, asked: Asked) -> None:
         asked.names.add(name)
         self._names[name] = asked
@@ -185,6 +191,8 @@ class Traffic:
     def _gone(self, name: str, asked: Asked) -> None:
         """No reply is waited for under that name any longer."""
         del self._names[name]
+        if self._replies:
+            self._replies.forget(name)
         if asked.reminded:
             self._settled.add(name)
 
