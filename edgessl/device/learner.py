@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,24 +14,25 @@ import numpy.typing as npt
 
 from edgessl.device.budget import arena_share
 from edgessl.device.bundle.archive import Bundle, check_state
-from edgessl.device.drift.statistics import input_statistics
 from edgessl.device.guard.examination import Examination
 from edgessl.device.heads.few_label import Prediction
 from edgessl.device.hyper import HyperParameters
 from edgessl.device.loop import LearningLoop, LearnReport
 from edgessl.device.memory.codec import Codec
 from edgessl.device.noise import probe_signs
-from edgessl.device.past import Keep, Past
+from edgessl.device.past import Keep, Past, View
+from edgessl.device.perception import Perception
 from edgessl.device.requantize.encoder import Followed, FollowingEncoder
-from edgessl.device.runners import Model, Weights
+from edgessl.device.runners import Model
 from edgessl.device.runtime import SessionProfile
-from edgessl.device.samples import Percept, as_batch
+from edgessl.device.samples import Percept
 from edgessl.device.storage.checkpoint import Checkpoint
 from edgessl.device.storage.devicekey import DeviceKey, read_key
 from edgessl.device.storage.state import Checkpointed, Saved
-from edgessl.errors import InputError, StateError, StateMismatchError
+from edgessl.errors import BudgetError, InputError, StateError, StateMismatchError
 
 Float = npt.NDArray[np.float32]
+CHECKED = 16  # remembered samples on which `settle` is checked
 _log = logging.getLogger(__name__)
 
 
@@ -55,10 +57,13 @@ class Learner:
         self.hyper = HyperParameters(bundle.manifest.hyper)
         self._learning = threading.RLock()  # the trainer's state; taken before _data where both are
         self._data = threading.RLock()  # memory, monitor, head; held briefly
+        self._capped = bool(profile.arena_bytes)
+        backbone = bundle.backbone(profile)
+        encoder, self._trainer = bundle.runners(profile)
+        self._perception = Perception(encoder, self._trainer, backbone)
+        self._embed = self._perception.embed
         self._past = Past(bundle.manifest, keep, seed, self._embed, self._data)
         self._memory, self._head, self._monitor = self._past.memory, self._past.head, self._past.monitor
-        self._backbone = bundle.backbone(profile)
-        self._encoder, self._trainer = bundle.runners(profile)
         self._past.resume(self._trainer.shown)
         self._exam = Examination()
         self._good = self._saved = self._trainer.shown  # weights of the last good generation, of the last one saved
@@ -135,9 +140,8 @@ class Learner:
 
     def perceive(self, x: Float) -> Percept:
         """The first half of `observe`: check and embed; takes no lock, and `remember` may follow in another thread."""
-        samples = self._samples(x)
-        raw = x.reshape(-1, *self.bundle.manifest.input.shape)
-        return Percept(samples, self._embed(samples), input_statistics(raw), self._is_batch(x))
+        self._alive()
+        return self._perception.perceive(x)
 
     def remember(self, percept: Percept) -> None:
         """The second half of `observe`: remember what `perceive` gave and watch for drift."""
@@ -162,22 +166,24 @@ class Learner:
         """
         with self._learning:
             self._alive()
+            began = time.perf_counter()
             if self._exam.frozen:
                 return LearnReport(0, 0, None, 0.0, {}, f"frozen after {self._exam.harms} rollbacks; see thaw()")
+            self._perception.unsettle()
             self._consolidate()
             report = self._loop.run(max_seconds, max_steps, sleep)
             try:
+                view = self._encoder_changed() if report.steps else None
                 if report.steps:
-                    self._encoder_changed()
                     with self._data:
                         self._note_drift(self._monitor.learned(report.metrics["loss"]))
                 self._exam.steps += report.steps
-                harm = self._examine() if self._exam.due else ""
+                harm = self._examine(view) if self._exam.due else ""
             except StateError as error:
                 harm = str(error)
             if harm:
                 report = replace(report, rolled_back_to=self._harmed(), stopped=f"rolled back: {harm}")
-            return report
+            return replace(report, seconds=time.perf_counter() - began)
 
     def thaw(self) -> None:
         """Let learning go on after `metrics()["frozen"]`: the guard had to roll back three times without a good save.
@@ -201,6 +207,23 @@ class Learner:
             self._loop.measure()
             return self._loop.step_seconds
 
+    def settle(self) -> None:
+        """Embed faster until the next `learn`, `adopt` or `rollback`: the present weights become constants.
+
+        For the time in which a device observes and classifies, and does not learn. Costs a session (see docs/device.md,
+        "Settling") and some thirty embeddings, by which it is checked; embeddings stay what they were but for rounding.
+        Raises InputError while nothing is remembered, ParityError when the check fails (weights stay an input then),
+        and BudgetError with `budget_bytes`, which was tried out without a second session.
+        """
+        with self._learning:
+            self._alive()
+            if self._capped:
+                raise BudgetError("settle: its session is not in budget_bytes; open the learner without a budget")
+            draw = self._past.draw(self._loop.attempts)
+            if draw is None:
+                raise InputError("settle: nothing is remembered to check it on; observe first")
+            self._perception.settle(draw.samples[-CHECKED:])
+
     def enroll(self, x: Float, label: str) -> None:
         """Remember one sample, or each of a batch, as an example of `label`; see heads.few_label.FewLabelHead."""
         samples = self._samples(x)
@@ -214,7 +237,7 @@ class Learner:
         z = self._embed(samples)
         with self._data:
             predictions = self._head.classify(z)
-        return predictions if self._is_batch(x) else predictions[0]
+        return predictions if self._perception.is_batch(x) else predictions[0]
 
     def novelty(self, x: Float) -> npt.NDArray[np.float64]:
         """How unlike the remembered past: standard deviations, () for one sample, (N,) for a batch.
@@ -225,7 +248,7 @@ class Learner:
         z = self._embed(samples)
         with self._data:
             scores = self._past.novelty(z, self._loop.attempts)
-        return scores if self._is_batch(x) else scores[0]
+        return scores if self._perception.is_batch(x) else scores[0]
 
     @property
     def theta(self) -> Float:
@@ -340,6 +363,7 @@ class Learner:
                 "rejected": self._loop.rejected,
                 "rollbacks": self._rollbacks,
                 "frozen": self._exam.frozen,
+                "settled": self._perception.settled,
                 "step_seconds": self._loop.step_seconds,
                 "memory_bytes": self._memory.nbytes,
                 "saturated_values": self._memory.saturated,
@@ -375,22 +399,8 @@ class Learner:
         return self._checkpoint
 
     def _samples(self, x: Float) -> Float:
-        """What is learned from: a batch of the samples in `x`, or of their latents where the bundle has a cut."""
         self._alive()
-        samples = as_batch(x, self.bundle.manifest.input)
-        return samples if self._backbone is None else self._backbone.latents(samples)
-
-    def _is_batch(self, x: Float) -> bool:
-        return x.ndim > len(self.bundle.manifest.input.shape)
-
-    def _embed(self, samples: Float, theta: Weights | None = None) -> Float:
-        """Embeddings (N, D) by present or other weights, a training batch at a time so that memory stays bounded."""
-        theta, n = self._trainer.shown if theta is None else theta, self.bundle.manifest.batch_size
-        parts = [self._encoder.embed(theta, samples[i : i + n]) for i in range(0, len(samples), n)]
-        z = np.concatenate(parts)
-        if not np.isfinite(z).all():
-            raise StateError("the encoder gave NaN or infinity; call rollback() to return to a good generation")
-        return z
+        return self._perception.samples(x)
 
     def _note_drift(self, event: bool) -> None:
         if event:
@@ -410,13 +420,14 @@ class Learner:
         probes = probe_signs(self.seed, self._loop.attempts, (len(samples), self.bundle.manifest.embedding_dim))
         self._trainer.consolidate(samples, probes, self.hyper)
 
-    def _encoder_changed(self) -> None:
-        self._past.follow(self._trainer.shown, self._loop.attempts)
+    def _encoder_changed(self) -> View | None:
+        self._perception.unsettle()
+        return self._past.follow(self._trainer.shown, self._loop.attempts)
 
-    def _examine(self) -> str:
-        """What learning did to the past since the last good generation; "" for nothing."""
-        self._exam.steps = 0
-        return self._past.examine(self._good, self._trainer.shown, self._exam, self._loop.attempts)
+    def _examine(self, view: View | None = None) -> str:
+        """What learning did to the past since the last good generation; "" for nothing. `view`: by present weights."""
+        self._exam.steps, now = 0, self._trainer.shown
+        return self._past.examine(self._good, now, view or self._past.view(now, self._loop.attempts), self._exam)
 
     def _prove(self) -> bool:
         """Examine what has not been examined, before it may count as good; whether it had to be rolled back."""

@@ -22,7 +22,7 @@ class LearnReport:
     """What one `learn` did.
 
     `steps` kept, `rejected` steps taken back, `rolled_back_to` a generation (0: factory) or None; `metrics`:
-    means over the kept steps; `stopped`: why it ended, in words.
+    means over the kept steps; `seconds` for all of it; `stopped`: why it ended, in words.
     """
 
     steps: int

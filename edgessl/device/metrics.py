@@ -16,6 +16,7 @@ _METRICS: dict[str, tuple[str, str, str]] = {
     "rejected": ("rejected_steps_total", "counter", "Training steps taken back, over all runs."),
     "rollbacks": ("rollbacks_total", "counter", "Returns to an earlier generation, over all runs."),
     "frozen": ("frozen", "gauge", "1 while learning waits for thaw() after repeated harm."),
+    "settled": ("settled", "gauge", "1 while weights are constants of the encoder, see Learner.settle."),
     "repeated_samples": ("repeated_samples_total", "counter", "Samples not remembered: the same again and again."),
     "saturated_values": ("saturated_values_total", "counter", "Values beyond what the memory's codec can hold."),
     "contexts": ("contexts", "gauge", "Different regimes of the stream met so far."),

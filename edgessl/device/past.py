@@ -24,10 +24,19 @@ Float = npt.NDArray[np.float32]
 BANK = 64  # remembered samples that stand for the past
 
 
+@dataclass(frozen=True)
+class View:
+    """Remembered samples, and what `weights` make of them: embeddings `z` (N, D)."""
+
+    draw: Draw
+    weights: Weights
+    z: Float
+
+
 class Embed(Protocol):
     """Embeddings (N, D) of samples by the present weights, or by others."""
 
-    def __call__(self, samples: Float, theta: Weights | None = None) -> Float:
+    def __call__(self, samples: Float, weights: Weights | None = None) -> Float:
         """Raises StateError when they are not finite."""
 
 
@@ -85,29 +94,32 @@ class Past:
     def older(self, t: int) -> Float | None:
         """Remembered samples older than the latest, or the latest while there are no others; None while none."""
         draw = self.draw(t)
-        if draw is None:
-            return None
-        return draw.samples[draw.recent :] if draw.recent < len(draw.samples) else draw.samples
+        return None if draw is None else draw.samples[_older(draw)]
 
     def resume(self, weights: Weights) -> None:
         """What is kept is in the embedding of `weights` already."""
         self._weights = weights
 
-    def follow(self, weights: Weights, t: int) -> None:
+    def view(self, weights: Weights, t: int) -> View | None:
+        """Draw number `t` and its embeddings by `weights`; None while nothing is remembered. Costs BANK embeddings."""
+        draw = self.draw(t)
+        return None if draw is None else View(draw, weights, self._embed(draw.samples, weights))
+
+    def follow(self, weights: Weights, t: int) -> View | None:
         """The encoder has changed to `weights`: embed again, now or when next used, or move along.
 
-        Costs 2 BANK embeddings.
+        Returns the view by them. Costs 2 BANK embeddings.
         """
-        past, moved = self.draw(t), None
-        if past is not None:  # outside the lock: observe need not wait
-            after = self._embed(past.samples, weights)
-            moved = Displacement(self._embed(past.samples, self._weights), after)
+        view, moved = self.view(weights, t), None
+        if view is not None:  # outside the lock: observe need not wait
+            moved = Displacement(self._embed(view.draw.samples, self._weights), view.z)
         with self._lock:
             self.head.invalidate(moved)
             self._novelty, self._weights = None, weights
-            if past is not None:
-                self.memory.refresh(past, after)
-                self.monitor.rebase(after[: past.recent], moved)
+            if view is not None:
+                self.memory.refresh(view.draw, view.z)
+                self.monitor.rebase(view.z[: view.draw.recent], moved)
+        return view
 
     def novelty(self, z: Float, t: int) -> npt.NDArray[np.float64]:
         """Scores (N,) of embeddings (N, D); see novelty.Novelty."""
@@ -118,15 +130,22 @@ class Past:
                 self._novelty_seen = self.memory.seen
             return self._novelty.score(z)
 
-    def examine(self, good: Weights, now: Weights, exam: Examination, t: int) -> str:
+    def examine(self, good: Weights, now: Weights, view: View | None, exam: Examination) -> str:
         """What `now` has done to the past that `good` had not, "" for nothing; see guard.examination.
 
-        Costs 2 BANK embeddings, and two of each exemplar.
+        `view` is by `now`. Costs at most BANK embeddings, and two of each exemplar.
         """
-        past = self.older(t)
-        found = "" if past is None else harm(self._embed(past, good), self._embed(past, now))
+        found = ""
+        if view is not None:
+            rows = _older(view.draw)
+            found = harm(self._embed(view.draw.samples[rows], good), view.z[rows])
         with self._lock:
             probe = self.head.probe(lambda x: self._embed(x, now))
             if probe is not None and exam.unknown(probe):
                 exam.probes(self.head.probe(lambda x: self._embed(x, good)))
         return found or exam.probes(probe)
+
+
+def _older(draw: Draw) -> slice:
+    """The rows of a draw that are older than the latest, or all while there are no others."""
+    return slice(draw.recent if draw.recent < len(draw.samples) else 0, None)

@@ -1,6 +1,6 @@
 """What the learner asks of whatever runs the encoder and the training step; onnxruntime does on the device."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -28,6 +28,10 @@ class Encoder(Protocol):
 
     def embed(self, theta: Float | Weights, x: Float) -> Float:
         """Embeddings (N, D) float32 of samples `x` (N, *shape); see runtime.EncoderRunner."""
+        ...
+
+    def settled(self, theta: Weights) -> Callable[[Float], Float]:
+        """What embeds samples (N, *shape) with `theta` alone, as fast as it can be had."""
         ...
 
 
