@@ -151,7 +151,7 @@ def _attack(
         learner.hyper["lr"] = rate
         if not guarded:
             learner._loop._guard = _Blind()
-            learner._examine = lambda: ""  # type: ignore[method-assign]
+            learner._examine = lambda view=None: ""  # type: ignore[method-assign]
         for block, start in enumerate(range(0, len(stream), BLOCK), 1):
             try:
                 learner.observe(stream[start : start + BLOCK])
