@@ -20,6 +20,7 @@ from edgessl.errors import ConfigError, EdgeSSLError, InputError, StateError
 
 Float = npt.NDArray[np.float32]
 MOST_CREDIT = 64.0  # training steps that samples can have earned and learning not yet spent
+LEAST_CREDIT = 8.0  # steps earned before any is taken: what `learn` does after them costs about as much as one
 _log = logging.getLogger(__name__)
 
 
@@ -38,9 +39,10 @@ class BackgroundLearner:
     not fit is dropped and counted (`when_full="drop"`), or waits up to `wait_seconds` for room ("wait"). A sample is
     remembered if and only if it was accepted; `close` remembers and saves all of them.
 
-    `steps_per_sample`: training steps that each sample pays for, inf to learn without end. The worker learns
-    `slice_seconds` at a time while the scheduler lets it, and saves every `save_seconds`. What fails (a full
-    disk) is counted, logged and tried again.
+    `steps_per_sample`: training steps that each sample pays for, eight at a time; inf to learn without end. The worker
+    learns `slice_seconds` at a time while the scheduler lets it, and saves every `save_seconds`. What fails (a full
+    disk) is counted, logged and tried again. `settle_after`: samples remembered without a step after which it calls
+    `Learner.settle`, a few hundred for a device that seldom learns; 0 for never, since that takes memory.
 
     The learner belongs to this object from now on: close this one, not it.
     """
@@ -53,18 +55,22 @@ class BackgroundLearner:
         when_full: Literal["drop", "wait"] = "drop",
         wait_seconds: float = 1.0,
         steps_per_sample: float = 0.25,
-        slice_seconds: float = 0.05,
+        slice_seconds: float = 0.25,
         save_seconds: float = 300.0,
+        settle_after: int = 0,
         scheduler: Scheduler | None = None,
     ) -> None:
-        if queue_samples < 1 or when_full not in ("drop", "wait") or not steps_per_sample >= 0 or slice_seconds <= 0:
+        sizes = queue_samples >= 1 and steps_per_sample >= 0 and slice_seconds > 0 and settle_after >= 0
+        if not sizes or when_full not in ("drop", "wait"):
             raise ConfigError(
                 "background learner: expected queue_samples >= 1, when_full drop or wait, steps_per_sample >= 0, "
-                f"slice_seconds > 0; found {queue_samples}, {when_full!r}, {steps_per_sample}, {slice_seconds}"
+                "slice_seconds > 0, settle_after >= 0; found "
+                f"{queue_samples}, {when_full!r}, {steps_per_sample}, {slice_seconds}, {settle_after}"
             )
         self.learner = learner
         self._capacity, self._wait = queue_samples, wait_seconds if when_full == "wait" else 0.0
         self._rate, self._slice, self._save_every = steps_per_sample, slice_seconds, save_seconds
+        self._settle_after, self._unlearned = settle_after, 0  # samples remembered since the last step, or settling
         self._scheduler = scheduler or Scheduler()
         self._queue: deque[Percept] = deque()
         self._changed = threading.Condition()  # guards what follows
@@ -163,6 +169,7 @@ class BackgroundLearner:
             save_at = time.monotonic() + self._save_every
             while self._remember():
                 self._learn()
+                self._settle()
                 if time.monotonic() >= save_at:
                     self._attempt(self._save)
                     save_at = time.monotonic() + self._save_every
@@ -175,7 +182,7 @@ class BackgroundLearner:
     def _remember(self) -> bool:
         """Take what is queued into the memory; wait a moment when there is nothing else to do. False: all is done."""
         with self._changed:
-            busy = (self._credit >= 1 or math.isinf(self._rate)) and not self._obstacle
+            busy = (self._credit >= LEAST_CREDIT or math.isinf(self._rate)) and not self._obstacle
             if not busy:
                 self._changed.wait_for(lambda: self._queue or self._closing, self._slice)
             percepts, self._queue = list(self._queue), deque()
@@ -183,6 +190,7 @@ class BackgroundLearner:
         for percept in percepts:
             self.learner.remember(percept)
         count = sum(len(p.samples) for p in percepts)
+        self._unlearned += count
         with self._changed:
             self._queued -= count
             self._taken += count
@@ -193,7 +201,7 @@ class BackgroundLearner:
     def _learn(self) -> None:
         with self._changed:
             steps = MOST_CREDIT if math.isinf(self._rate) else self._credit
-            if steps < 1 or self._closing:
+            if steps < LEAST_CREDIT or self._closing:
                 return
         self._obstacle = self._scheduler.obstacle()
         if not self._obstacle:
@@ -203,13 +211,19 @@ class BackgroundLearner:
         before = self.learner.metrics()["attempts"]
         slow = self.learner.metrics()["step_seconds"] > self._slice  # then one step at a time
         report = self.learner.learn(max_seconds=None if slow else self._slice, max_steps=1 if slow else most)
-        tried = self.learner.metrics()["attempts"] - before
+        if tried := self.learner.metrics()["attempts"] - before:
+            self._unlearned = 0
         self._scheduler.learned(report.seconds)
         with self._changed:
             self._learning_seconds += report.seconds
             self._credit = max(0.0, self._credit - tried)
             if not tried:
                 self._obstacle = report.stopped
+
+    def _settle(self) -> None:
+        if self._settle_after and self._unlearned >= self._settle_after:
+            self._unlearned = 0  # what fails is tried again after as many
+            self._attempt(self.learner.settle)
 
     def _save(self) -> None:
         self.learner.save()

@@ -12,7 +12,7 @@ from edgessl.device.background import BackgroundLearner
 from edgessl.device.metrics import json_line, prometheus
 from edgessl.device.scheduler import ENERGY_PROFILES, Scheduler
 from edgessl.device.storage import files as files_module
-from edgessl.errors import ConfigError, InputError, StateError
+from edgessl.errors import ConfigError, InputError, ParityError, StateError
 
 
 @pytest.fixture
@@ -168,11 +168,40 @@ def test_close(start, kit):
 
 
 @pytest.mark.parametrize(
-    "options", [{"queue_samples": 0}, {"when_full": "x"}, {"steps_per_sample": -1}, {"slice_seconds": 0}]
+    "options",
+    [{"queue_samples": 0}, {"when_full": "x"}, {"steps_per_sample": -1}, {"slice_seconds": 0}, {"settle_after": -1}],
 )
 def test_settings(bundle, tmp_path, options):
     with Learner.open(bundle, tmp_path) as learner, pytest.raises(ConfigError, match="background learner: expected"):
         BackgroundLearner(learner, **options)
+
+
+def test_it_settles_where_nothing_is_learned(start, kit):
+    calm = threading.Event()
+    learner = start(scheduler=Scheduler(idle=calm.is_set), settle_after=20)
+    x = kit.samples(16)
+    learner.observe(x)
+    assert learner.flush(30)
+    assert learner.metrics()["settled"] is False
+    before = learner.observe(x).embedding
+    wait(lambda: learner.metrics()["settled"])
+    np.testing.assert_allclose(learner.observe(x).embedding, before, rtol=1e-5, atol=1e-6)
+    calm.set()
+    wait(lambda: learner.metrics()["steps"] > 0)
+    assert not np.allclose(learner.observe(x).embedding, before, rtol=1e-5)
+
+
+def test_what_cannot_settle_goes_on(start, kit):
+    learner = start(steps_per_sample=0.0, settle_after=8)
+
+    def fail() -> None:
+        raise ParityError("settle: off")
+
+    learner.learner.settle = fail
+    learner.observe(kit.samples(16))
+    wait(lambda: learner.metrics()["failures"] == 1)
+    assert learner.metrics()["last_failure"] == "settle: off"
+    assert learner.observe(kit.samples(1)).accepted
 
 
 def test_no_learning_while_the_scheduler_says_no(start, kit):
