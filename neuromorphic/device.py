@@ -14,11 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import threading
-import time
-from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,11 +23,13 @@ from typing import Any
 import numpy as np
 
 from edgessl.device.bundle.specs import ParameterEntry
-from edgessl.device.heads.few_label import Prediction
+from edgessl.device.heads.classifiers import TEMPERATURE
+from edgessl.device.heads.few_label import Prediction, answers, check_label
 from edgessl.device.loop import LearnReport
 from edgessl.device.storage.state import Saved, StateStore
 from edgessl.errors import ConfigError, InputError, StateError, StateMismatchError
-from neuromorphic.device_settings import WATCHED, Pending, Settings
+from neuromorphic.device_loop import SpikingLoop
+from neuromorphic.device_settings import Pending, Settings
 from neuromorphic.network import IntegerNetwork
 from neuromorphic.network_file import dump_network, load_network
 from neuromorphic.plastic_engine import PlasticEngine
@@ -58,8 +57,8 @@ class SpikingLearner:
         size = network.population(settings.population).size
         self._readout = Prototypes(size * settings.bins, settings.prototypes, novelty=settings.novelty)
         self._pending = Pending(settings.steps, network.inputs[0].size, settings.queue_bytes)
-        self._rates: deque[float] = deque(maxlen=WATCHED)
-        self._observed = self._steps = self._rejected = self._rollbacks = 0
+        self._loop = SpikingLoop(self._learning, self._pending, self._readout, settings, self.rollback)
+        self._observed = self._rollbacks = 0
         self._lock = threading.RLock()
         factory = self.theta
         layout = (ParameterEntry("network", 0, factory.shape, "weight"),)
@@ -147,38 +146,13 @@ class SpikingLearner:
         Raises:
             InputError: no limit, or one below 0.
         """
-        limits = [limit for limit in (max_seconds, max_steps) if limit is not None]
-        if not limits or min(limits) < 0 or any(math.isnan(limit) for limit in limits):
-            raise InputError(f"learn: give max_seconds or max_steps, 0 or more; found {max_seconds}, {max_steps}")
-        began, done, longest = time.perf_counter(), 0, 0.0
-        sums: dict[str, float] = {}
-        rolled_back_to, stopped = None, "nothing is pending; observe more"
         with self._lock:
             self._alive()
-            while self._pending:
-                now = time.perf_counter()
-                if max_steps is not None and done >= max_steps:
-                    stopped = f"max_steps = {max_steps} reached"
-                    break
-                if max_seconds is not None and now - began + longest > max_seconds:
-                    stopped = f"max_seconds = {max_seconds} reached"
-                    break
-                metrics = self._learn_one()
-                done += 1
-                longest = max(longest, time.perf_counter() - now)
-                for name, value in metrics.items():
-                    sums[name] = sums.get(name, 0.0) + value
-                if (reason := self._harm()) is not None:
-                    self._rejected, self._steps = self._rejected + done, self._steps - done
-                    rolled_back_to, stopped = self.rollback(), f"rolled back: {reason}"
-                    return LearnReport(0, done, rolled_back_to, time.perf_counter() - began, {}, stopped)
-            means = {name: value / done for name, value in sums.items()}
-        return LearnReport(done, 0, rolled_back_to, time.perf_counter() - began, means, stopped)
+            return self._loop.run(max_seconds, max_steps)
 
     def enroll(self, x: Array, label: str) -> None:
         """Give the read-out one sample, or each of a batch, as an example of `label`; the network learns nothing."""
-        if not isinstance(label, str) or not 0 < len(label) <= 64 or not label.isprintable():
-            raise InputError(f"label: expected 1 to 64 printable characters, found {label!r}")
+        check_label(label, 0.0)
         with self._lock:
             for z in self._embed(self._samples(x)):
                 self._readout.observe(z, label)
@@ -190,7 +164,8 @@ class SpikingLearner:
             z = self._embed(samples)
             if not self._readout.labels:
                 raise InputError("nothing is enrolled yet; call enroll(x, label) first")
-            found = [self._predict(row) for row in self._readout.similarity(z)]
+            similarity = self._readout.label_similarity(z)
+            found = answers(self._readout.labels, similarity / TEMPERATURE, similarity, -np.inf)
         return found if np.ndim(x) == 3 else found[0]
 
     def novelty(self, x: Array) -> Array:
@@ -232,9 +207,9 @@ class SpikingLearner:
             arrays = {f"network.{name}": array for name, array in self._learning.state().items()}
             arrays |= {f"readout.{name}": array for name, array in self._readout.tensors().items()}
             arrays |= {f"queue.{name}": array for name, array in self._pending.tensors().items()}
-            counts = (self._observed, self._steps, self._rejected, self._rollbacks)
+            counts = (self._observed, self._loop.steps, self._loop.rejected, self._rollbacks)
             arrays["learner.counts"] = np.array(counts, np.int64)
-            arrays["learner.rates"] = np.array(self._rates, np.float64)
+            arrays["learner.rates"] = np.array(self._loop.rates, np.float64)
             return store.save(arrays, {"labels": json.dumps(self._readout.labels)})
 
     def rollback(self, to_factory: bool = False) -> int:
@@ -247,7 +222,7 @@ class SpikingLearner:
             saved = None if to_factory else store.load()
             self._learning.restore(saved.part("network") if saved else self._factory)
             self._rollbacks += 1
-            self._rates.clear()
+            self._loop.rates.clear()
             return saved.generation if saved else 0
 
     @property
@@ -269,10 +244,10 @@ class SpikingLearner:
                 "memory_bytes": self.settings.queue_bytes,
                 "drift_events": 0,
                 "dropped": self._pending.dropped,
-                "steps": self._steps,
-                "rejected": self._rejected,
+                "steps": self._loop.steps,
+                "rejected": self._loop.rejected,
                 "rollbacks": self._rollbacks,
-                "rate": float(np.mean(self._rates)) if self._rates else None,
+                "rate": float(np.mean(self._loop.rates)) if self._loop.rates else None,
                 "prototypes": len(self._readout),
                 "labels": list(self._readout.labels),
                 "generation": store.generation,
@@ -313,40 +288,13 @@ class SpikingLearner:
     def _embed(self, samples: Array) -> Array:
         return self._learning.embed(samples, self.settings.bins)
 
-    def _learn_one(self) -> dict[str, float]:
-        spikes, goes_on = self._pending.take()
-        metrics = self._learning.present(spikes, goes_on)
-        self._steps += 1
-        self._rates.append(metrics["rate"])
-        if len(self._readout):
-            z = self._embed(spikes[None])[0]
-            self._readout.follow(z)
-        return metrics
-
-    def _harm(self) -> str | None:
-        """Why learning should be undone, or None."""
-        if len(self._rates) < WATCHED:
-            return None
-        mean, (low, high) = float(np.mean(self._rates)), self.settings.rates
-        if low <= mean <= high:
-            return None
-        return f"{self.settings.population} fires at {mean:.3g} per step, outside {low:g}..{high:g}"
-
-    def _predict(self, similarity: Array) -> Prediction:
-        """Softmax with temperature 0.1 over the best prototype of every label, as the dense head's."""
-        owners = self._readout.owner[self._readout.counts > 0]
-        best = np.array([similarity[owners == k].max(initial=-1.0) for k in range(len(self._readout.labels))])
-        weight = np.exp((best - best.max()) / 0.1)
-        k = int(best.argmax())
-        return Prediction(self._readout.labels[k], float(weight[k] / weight.sum()), float(best[k]))
-
     def _resume(self, saved: Saved) -> None:
         try:
             counts = saved.part("learner")["counts"]
             self._learning.restore(saved.part("network"))
             self._readout.restore(saved.part("readout"), json.loads(saved.metadata["labels"]))
             self._pending.restore(saved.part("queue"))
-            self._rates.extend(float(rate) for rate in saved.part("learner")["rates"])
-            self._observed, self._steps, self._rejected, self._rollbacks = map(int, counts)
+            self._loop.rates.extend(float(rate) for rate in saved.part("learner")["rates"])
+            self._observed, self._loop.steps, self._loop.rejected, self._rollbacks = map(int, counts)
         except (KeyError, ValueError) as error:
             raise StateMismatchError(f"saved state is of another edgessl: {error!r}") from None

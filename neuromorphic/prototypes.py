@@ -81,6 +81,11 @@ class Prototypes:
         found: Array = (x @ used.T) / np.maximum(norms, 1e-12)
         return found
 
+    def label_similarity(self, features: Array) -> Array:
+        """Cosine to the nearest prototype of each label, (N, len(labels)) float64 of a batch (N, n_features)."""
+        similarity, owners = self.similarity(features), self.owner[self.counts > 0]
+        return np.stack([similarity[:, owners == k].max(1, initial=-1.0) for k in range(len(self.labels))], 1)
+
     def observe(self, features: Array, label: str | None = None) -> int:
         """Learn from one sample; returns the index of the prototype that moved.
 

@@ -19,7 +19,8 @@ from neuromorphic.simulator import Simulator
 
 nir: Any = pytest.importorskip("nir", reason="pip install 'edgessl[neuromorphic]'")
 
-from neuromorphic.nir_io import LOST, export_nir, import_nir, read_nir, write_nir  # noqa: E402
+from neuromorphic.nir_export import LOST, export_nir, write_nir  # noqa: E402
+from neuromorphic.nir_import import import_nir, read_nir  # noqa: E402
 
 DT = 1e-3
 
