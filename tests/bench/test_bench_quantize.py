@@ -16,8 +16,11 @@ from edgessl.errors import ConfigError, DataError
 
 @pytest.mark.slow
 def test_every_form_is_measured(tmp_path: Path) -> None:
-    out = tmp_path / "quantize.json"
-    result = load_bench("quantize")(encoders=["cnn1d"], parts=["speed"], turns=1, turn_seconds=0.05, out=str(out))
+    out, given = tmp_path / "quantize.json", {"encoders": ["cnn1d"], "parts": ["speed"], "graphs": str(tmp_path / "g")}
+    assert run(**given, turns=0)["speed"] == []
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "g" / "cnn1d").iterdir()}
+    result = load_bench("quantize")(**given, turns=1, turn_seconds=0.05, out=str(out))
+    assert written == {path: path.stat().st_mtime_ns for path in (tmp_path / "g" / "cnn1d").iterdir()}
     rows = {row["form"]: row for row in result["speed"]}
     assert list(rows) == list(FORMS)
     for form, row in rows.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
@@ -13,13 +14,16 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import tensorrt_cases as cases
+import torch
 from onnx import helper
 
 from edgessl.device import Bundle
 from edgessl.device.bundle.operators import ALLOWED
 from edgessl.errors import BundleError, ConfigError, ExportError, InputError, MissingDependencyError
+from export.lowerings import Lowerings
 from export.tensorrt.builder import EngineSettings, build_plan
 from export.tensorrt.doors import open_door, relative_errors
 from export.tensorrt.driver import Driver, DriverError
@@ -30,6 +34,7 @@ from export.tensorrt.library import Library, load_library, parse_version, refuse
 from export.tensorrt.narrow import narrow_concats
 from export.tensorrt.operators import CONSTANT_INPUTS, OPERATORS, OPSETS
 from export.tensorrt.rules import RULES
+from export.trace import trace_function
 
 
 @pytest.mark.parametrize("name", cases.LEGAL)
@@ -250,3 +255,31 @@ def test_wide_concats_in_steps(width: int) -> None:
     feeds = {name: np.array([i, -i], np.float32) for i, name in enumerate(names)}
     with open_door("cpu", wide) as a, open_door("cpu", narrow) as b:
         np.testing.assert_array_equal(a.run(feeds)["y"], b.run(feeds)["y"])
+
+
+def test_a_portable_step_s_convolutions_are_single_operators_that_tensorrt_takes() -> None:
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 8, 3, 2, padding=1),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(8, 8, 3, 2, padding=1, groups=8),
+        torch.nn.Conv2d(8, 4, 3, padding=2, dilation=2, groups=2),
+        torch.nn.Conv2d(4, 2, 1),
+    )
+    names, x = [name for name, _ in network.named_parameters()], torch.rand(3, 1, 11, 12)
+
+    def gradient(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        leaves = [t.detach().requires_grad_() for t in tensors[:-1]]
+        with torch.enable_grad():
+            out = torch.func.functional_call(network, dict(zip(names, leaves, strict=True)), (tensors[-1],))
+            return torch.autograd.grad(out.square().sum(), leaves)
+
+    given = (*(p.detach() for p in network.parameters()), x)
+    model = trace_function(gradient, given, [*names, "x"], [f"d.{name}" for name in names], Lowerings("portable"))
+    used = Counter(node.op_type for node in model.graph.node)
+    assert (used["Conv"], used["ConvTranspose"]) == (4 + 3, 3)  # all forward, three weights' gradients; three inputs'
+    assert used["Concat"] == used["Pad"] == 0
+    assert check(model).legal
+    feeds = dict(zip([*names, "x"], (t.numpy() for t in given), strict=True))
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    for found, wanted in zip(session.run(None, feeds), gradient(*given), strict=True):
+        np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-4, atol=1e-4)

@@ -29,6 +29,7 @@ def run(
     threads: int = 1,
     turns: int = 5,
     turn_seconds: float = 0.4,
+    graphs: str = "",
     out: str = "",
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
@@ -42,8 +43,9 @@ def run(
         aware: bits of quantization-aware trainings beside the float one, 2 to 8.
         methods: some of `edgessl.bench.quantize.accuracy.METHODS`, by which the float one is quantized.
         threads: of every runtime, for latency.
-        turns: times each is measured, in alternation.
+        turns: times each is measured, in alternation; with 0 and `graphs` the forms are only written.
         turn_seconds: length of one measurement.
+        graphs: a folder for the forms whose latency is measured; those that are there already are not made again.
         out: JSON file, written after every step and continued if it exists.
         progress: told in a line what was done.
 
@@ -59,7 +61,7 @@ def run(
     for what, given, known in (*named, ("methods", methods, METHODS)):
         if unknown := sorted(set(given) - set(known)):
             raise ConfigError(f"{what}: unknown {unknown[0]!r}; choose some of {', '.join(known)}")
-    if seeds < 1 or threads < 1 or turns < 1 or turn_seconds <= 0:
+    if seeds < 1 or threads < 1 or turns < (0 if graphs else 1) or turn_seconds <= 0:
         raise ConfigError("expected seeds, threads, turns and turn_seconds above 0")
     found = _continued(Path(out)) if out else {"speed": [], "accuracy": []}
 
@@ -75,7 +77,7 @@ def run(
     if "speed" in parts:
         done = {row["encoder"] for row in found["speed"]}
         for encoder in [name for name in encoders if name not in done]:
-            add("speed", latencies(encoder, threads, turns, turn_seconds, progress))
+            add("speed", latencies(encoder, threads, turns, turn_seconds, progress, graphs))
     if "accuracy" in parts:
         had = {(row["case"], row["seed"], row["trained"], row["method"]) for row in found["accuracy"]}
         for seed, name, bits in product(range(seeds), cases, (0, *aware)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -16,6 +17,7 @@ import torch
 from edgessl.bench.case import input_of
 from edgessl.bench.process import Worker, WorkerError
 from edgessl.device.bundle.onnxwire import with_constant
+from edgessl.device.storage.files import write_atomically
 from edgessl.encoders import Encoder, build_encoder, collect_batch_statistics
 from edgessl.evaluate import embed
 from edgessl.layout import ParameterLayout
@@ -52,33 +54,29 @@ REFERENCES = ("torch eager", "fp32, weights an input", "fp32", "fp32, all optimi
 
 
 def latencies(
-    name: str, threads: int, turns: int, seconds: float, progress: Callable[[str], None]
+    name: str, threads: int, turns: int, seconds: float, progress: Callable[[str], None], graphs: str = ""
 ) -> list[dict[str, Any]]:
     """One row per form of the encoder `name`: bytes, open_ms (until it can run), ms at batch 1 and 32 (median of the
     turns' medians), of all but `REFERENCES` also how many times `faster_than` each of those at both, and cosine and
     neighbour overlap to torch on random inputs.
 
-    The weights are fresh, batch statistics those of the inputs: latency does not depend on them.
+    The weights are fresh, batch statistics those of the inputs: latency does not depend on them. Without turns the
+    forms are only written, to the folder `graphs`; what is there already is not made again.
     """
-    spec = input_of(ENCODERS[name][0])
-    x = random_fields(spec, CALIBRATION + 64, 0)
-    encoder = fresh(name, x[:64])
-    rows: dict[str, dict[str, Any]] = {}
     times: dict[tuple[str, int], list[float]] = {}
     with TemporaryDirectory(prefix="edgessl-quantize-") as text, ExitStack() as stack:
-        folder = Path(text)
-        np.savez(folder / "inputs.npz", x=x[: max(BATCHES)])
-        torch.save(encoder.state_dict(), folder / "torch.pt")
-        progress(f"{name}: writing")
-        _write(encoder, x[:CALIBRATION], x[CALIBRATION:], folder, rows, name)
+        folder = Path(graphs or text) / name.replace(", ", "-").replace(" ", "-")
+        rows = _written(name, folder, progress)
+        if not turns:
+            return []
         workers: dict[str, Worker] = {}
         for form, (runtime, everything) in FORMS.items():
             worker = stack.enter_context(
                 Worker("edgessl.bench.quantize.worker", {"OMP_NUM_THREADS": str(threads)}, TIMEOUT_S)
             )
-            job = {"runtime": runtime, "everything": everything, "threads": threads, "folder": text, "encoder": name}
+            job = {"runtime": runtime, "everything": everything, "threads": threads, "encoder": name}
             try:
-                rows[form] |= worker.ask({**job, "file": rows[form].pop("file")})
+                rows[form] |= worker.ask({**job, "folder": str(folder), "file": rows[form].pop("file")})
             except WorkerError as error:
                 rows[form]["error"] = str(error)
                 continue
@@ -111,6 +109,23 @@ def fresh(name: str, samples: np.ndarray[Any, Any]) -> Encoder:
         for path, value in collect_batch_statistics(encoder).items():
             encoder.get_buffer(path).copy_(value)
     return encoder.eval()
+
+
+def _written(name: str, folder: Path, progress: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+    """The rows of the forms in `folder`, which are made now unless they are there."""
+    index = folder / "rows.json"
+    if not index.is_file():
+        progress(f"{name}: writing")
+        folder.mkdir(parents=True, exist_ok=True)
+        x = random_fields(input_of(ENCODERS[name][0]), CALIBRATION + 64, 0)
+        encoder = fresh(name, x[:64])
+        np.savez(folder / "inputs.npz", x=x[: max(BATCHES)])
+        torch.save(encoder.state_dict(), folder / "torch.pt")
+        rows: dict[str, dict[str, Any]] = {}
+        _write(encoder, x[:CALIBRATION], x[CALIBRATION:], folder, rows, name)
+        write_atomically(index, json.dumps(rows).encode())
+    read: dict[str, dict[str, Any]] = json.loads(index.read_text())
+    return read
 
 
 def _write(
