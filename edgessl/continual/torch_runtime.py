@@ -23,12 +23,12 @@ from edgessl.checkpoint import Checkpoint
 from edgessl.continual.consolidation import consolidated
 from edgessl.continual.gradient_ratio import gradient_ratio
 from edgessl.device import Component, GraphSpec, Manifest, SessionProfile, TensorSpec
-from edgessl.device.bundle.archive import check_state
 from edgessl.device.bundle.specs import InputSpec, LatentSpec
 from edgessl.device.runners import Backbone, Weights
-from edgessl.errors import ConfigError, InputError
+from edgessl.device.slots import Slots
+from edgessl.errors import ConfigError
 from edgessl.recipe import Recipe
-from edgessl.step import State, TrainStep, hyper_tensors
+from edgessl.step import TrainStep, hyper_tensors
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -148,26 +148,19 @@ class TorchEncoderRunner:
         return functools.partial(self.embed, theta)
 
 
-class TorchStepRunner:
+class TorchStepRunner(Slots[Tensor]):
     """`edgessl.device.StepRunner` on torch: owns the state between steps."""
 
     def __init__(self, model: TorchModel) -> None:
-        self.manifest = model.manifest
         self._model, self._step = model, model.step
         self._taken = 0
-        self._previous: State | None = None
-        self._values: State = {}
-        self.load(model.state())
+        super().__init__(model.manifest, model.state())
 
-    @property
-    def theta(self) -> Tensor:
-        """The current flat weights; a later step makes a new tensor and leaves this one be."""
-        return self._values["theta"]
+    def _placed(self, array: Array) -> Tensor:
+        return torch.from_numpy(array).to(self._model.device)
 
-    @property
-    def shown(self) -> Tensor:
-        """The current flat weights to embed with."""
-        return self._values[self.manifest.embed_slot]
+    def _copied(self, value: Tensor) -> Array:
+        return value.cpu().numpy().copy()
 
     def step(
         self, batch: Array, noise: Array, hyper: Mapping[str, float], stored: Array | None = None
@@ -194,27 +187,8 @@ class TorchStepRunner:
             rows, signs = (_tensor(a, self._model.device) for a in (samples, probes))
             values = hyper_tensors(hyper, self._model.device)
             self._values = consolidated(self._step, self._values, rows, signs, values)
-        elif "anchor" in self._values and self._values["anchor"].shape == self.theta.shape:
-            self._values = {**self._values, "anchor": self.theta}
-
-    def undo(self) -> None:
-        """Take back the last step (once)."""
-        if self._previous is None:
-            raise InputError("there is no step to take back")
-        self._values, self._previous = self._previous, None
-
-    def state(self) -> dict[str, Array]:
-        """Copies of every slot."""
-        return {name: value.cpu().numpy().copy() for name, value in self._values.items()}
-
-    def load(self, state: Mapping[str, Array]) -> None:
-        """Take over copies of `state`; InputError unless it has the manifest's slots, all finite."""
-        check_state(self.manifest, state, "state", InputError)
-        self._values = {
-            slot.name: torch.from_numpy(np.array(state[slot.name])).to(self._model.device)
-            for slot in self.manifest.slots
-        }
-        self._previous = None
+        else:
+            self._anchor()
 
 
 def _tensor(x: Array, device: torch.device) -> Tensor:

@@ -253,16 +253,13 @@ class Learner:
     @property
     def theta(self) -> Float:
         """A copy of the flat weights (P,)."""
-        return np.array(self._trainer.theta.numpy())
+        return self._trainer.slot("theta")
 
     def slot(self, name: str) -> Float:
         """A copy of one slot of the training state; InputError for a name that the bundle does not have."""
         with self._learning:
             self._alive()
-            state = self._trainer.state()
-        if name not in state:
-            raise InputError(f"slot {name!r} is not in this bundle; it has {', '.join(state)}")
-        return state[name]
+            return self._trainer.slot(name)
 
     @property
     def directory(self) -> Path:

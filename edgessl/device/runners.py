@@ -72,6 +72,10 @@ class Trainer(Protocol):
         """Take back the last step (once)."""
         ...
 
+    def slot(self, name: str) -> Array:
+        """A copy of one slot; InputError for a name that the manifest does not have."""
+        ...
+
     def state(self) -> dict[str, Array]:
         """Copies of every slot."""
         ...

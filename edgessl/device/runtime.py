@@ -9,11 +9,12 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from edgessl.device.budget import cap_arena, short_of
-from edgessl.device.bundle.archive import Bundle, check_state
+from edgessl.device.bundle.archive import Bundle
 from edgessl.device.bundle.onnxwire import with_constant
 from edgessl.device.bundle.specs import GraphSpec, TensorSpec
 from edgessl.device.halves import HalvesSession, has_halves
 from edgessl.device.runners import Weights
+from edgessl.device.slots import Slots
 from edgessl.device.storage.tensors import Array
 from edgessl.errors import BudgetError, BundleError, ConfigError, InputError
 
@@ -189,7 +190,7 @@ class BackboneRunner:
         return np.concatenate([self._session.run(["latent"], {"x": part})[0] for part in parts])
 
 
-class StepRunner:
+class StepRunner(Slots[ort.OrtValue]):
     """Runs `train.onnx` and owns the state between steps, as onnxruntime's own tensors.
 
     A session is made when a graph is first run: who only embeds pays neither its time nor its memory. BundleError for
@@ -197,26 +198,19 @@ class StepRunner:
     """
 
     def __init__(self, bundle: Bundle, profile: SessionProfile | None = None) -> None:
-        self.manifest = bundle.manifest
+        super().__init__(bundle.manifest, bundle.state())
         self._bundle, self._profile = bundle, profile or SessionProfile()
         self._sessions: dict[str, ort.InferenceSession | HalvesSession] = {}
         self._slots = [s.name for s in self.manifest.slots]
         self._outputs = [s.name for s in self.manifest.graphs["train"].outputs]
         following = {f"next.{name}" for name in self._slots}
         self._metrics = [name for name in self._outputs if name not in following]
-        self._previous: dict[str, ort.OrtValue] | None = None
-        self._values: dict[str, ort.OrtValue] = {}
-        self.load(bundle.state())
 
-    @property
-    def theta(self) -> ort.OrtValue:
-        """The current flat weights, without a copy; a later step makes a new value and leaves this one be."""
-        return self._values["theta"]
+    def _placed(self, array: Array) -> ort.OrtValue:
+        return _value(array)
 
-    @property
-    def shown(self) -> ort.OrtValue:
-        """The current flat weights to embed with, without a copy."""
-        return self._values[self.manifest.embed_slot]
+    def _copied(self, value: ort.OrtValue) -> Array:
+        return np.array(value.numpy())
 
     def step(
         self, batch: Float, noise: Float, hyper: Mapping[str, float], stored: Float | None = None
@@ -249,8 +243,7 @@ class StepRunner:
         """
         self._previous = None
         if "consolidate" not in self.manifest.graphs:
-            if "anchor" in self._values and self._values["anchor"].shape() == self.theta.shape():
-                self._values = {**self._values, "anchor": self.theta}
+            self._anchor()
             return
         feeds = {**self._values, **self._scalars(hyper)}
         if "importance" in self.manifest.graphs:
@@ -274,19 +267,3 @@ class StepRunner:
         if set(hyper) != set(self.manifest.hyper):
             raise InputError(f"hyper: expected {sorted(self.manifest.hyper)}, found {sorted(hyper)}")
         return {f"hyper.{k}": _value(np.array(v, np.float32)) for k, v in hyper.items()}
-
-    def undo(self) -> None:
-        """Take back the last step (once)."""
-        if self._previous is None:
-            raise InputError("there is no step to take back")
-        self._values, self._previous = self._previous, None
-
-    def state(self) -> dict[str, Array]:
-        """Copies of every slot."""
-        return {name: value.numpy().copy() for name, value in self._values.items()}
-
-    def load(self, state: Mapping[str, Array]) -> None:
-        """Take over copies of `state`; InputError unless it has the manifest's slots, all finite."""
-        check_state(self.manifest, state, "state", InputError)
-        self._values = {name: _value(np.array(state[name], order="C")) for name in self._slots}
-        self._previous = None
