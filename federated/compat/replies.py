@@ -55,10 +55,11 @@ class Replies:
         One that never will be is an error reply with code MESSAGE_UNAVAILABLE. What a request that fails leaves out,
         the next call brings. Raises what the grid's client raises.
         """
-        announced = self._grid._runtime_client.PullMessages(runtime_pb2.PullAppMessagesRequest(message_ids=names))
-        for head, tree in zip(announced.messages_list, announced.message_object_trees, strict=True):
-            objects = dict.fromkeys(node.object_id for node in inflatable_object.iterate_object_tree(tree))
-            self._coming[head.metadata.reply_to_message_id] = _Coming(head.metadata.message_id, tuple(objects))
+        if new := [name for name in names if name not in self._coming]:  # asked again, a SuperLink says it is gone
+            announced = self._grid._runtime_client.PullMessages(runtime_pb2.PullAppMessagesRequest(message_ids=new))
+            for head, tree in zip(announced.messages_list, announced.message_object_trees, strict=True):
+                objects = dict.fromkeys(node.object_id for node in inflatable_object.iterate_object_tree(tree))
+                self._coming[head.metadata.reply_to_message_id] = _Coming(head.metadata.message_id, tuple(objects))
         for name in names:
             if name in self._coming and (reply := self._take(name)) is not None:
                 yield reply
