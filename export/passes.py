@@ -15,7 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from edgessl.device.bundle.operators import ALLOWED
 from edgessl.errors import ExportError
 from export.lines import Lines, line_of
-from export.rewrites import expand_late, known_types, simple_powers
+from export.rewrites import expand_late, known_types, parts_by_slices, simple_powers
 
 _FOLD_UP_TO = 1 << 20  # bytes; a larger folded constant would cost more than the operator
 _GROW_UP_TO = 1 << 12  # bytes; from here on a constant larger than what it is made of is left to onnxruntime's loader
@@ -37,6 +37,7 @@ def clean(
     graph = model.graph
     _check_self_contained(graph)
     constants_to_initializers(graph)
+    parts_by_slices(graph)
     simple_powers(graph)
     while fold_constants(graph) + drop_no_ops(model) + merge_duplicates(graph):
         pass

@@ -1,9 +1,13 @@
-"""Arithmetic of exported graphs said in operators that onnxruntime runs faster, with the same results bit for bit."""
+"""Exported graphs said in operators that onnxruntime runs faster, or that devices take, with the same results bit for
+bit."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
@@ -28,6 +32,53 @@ def simple_powers(graph: onnx.GraphProto) -> int:
         node.input.extend([base] if value == 1.0 else [base, base])
         count += 1
     return count
+
+
+def parts_by_slices(graph: onnx.GraphProto) -> int:
+    """`SequenceAt(SplitToSequence(x), i)` -> a Slice, or a Gather where the axis goes: what `split` and `chunk` become
+    where the batch may vary, and devices refuse sequences. Returns how many; a part whose place is not known when
+    exporting is left."""
+    constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    splits = {n.output[0]: n for n in graph.node if n.op_type == "SplitToSequence"}
+    nodes: list[onnx.NodeProto] = []
+    count = 0
+    for node in graph.node:
+        split = splits.get(node.input[0]) if node.op_type == "SequenceAt" else None
+        index = constants.get(node.input[1]) if split else None
+        made = _part(split, int(index), node.output[0], constants) if split and index is not None else None
+        if made is not None:
+            values, node = made
+            graph.initializer.extend(values)
+            count += 1
+        nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return count
+
+
+def _part(
+    split: onnx.NodeProto, index: int, name: str, constants: Mapping[str, np.ndarray[Any, Any]]
+) -> tuple[list[onnx.TensorProto], onnx.NodeProto] | None:
+    """Part `index` of a split as an operator with the output `name`, and its constants; None where they are unknown."""
+    attributes = {a.name: helper.get_attribute_value(a) for a in split.attribute}
+    x, given, axis = split.input[0], "".join(split.input[1:]), attributes.get("axis", 0)
+    sizes = constants.get(given)
+    if given and sizes is None:
+        return None
+    if sizes is None and not attributes.get("keepdims", 1):
+        place = numpy_helper.from_array(np.array(index), f"{name}.index")
+        return [place], helper.make_node("Gather", [x, place.name], [name], axis=axis)
+    if sizes is not None and sizes.ndim:
+        ends = np.cumsum(sizes)
+        start, end = int(ends[index] - sizes[index]), int(ends[index])
+    elif index >= 0:
+        each = 1 if sizes is None else int(sizes)
+        start, end = index * each, (index + 1) * each  # a Slice ends where its input does
+    else:
+        return None
+    where = (("start", start), ("end", end), ("axis", axis))
+    values = [numpy_helper.from_array(np.array([value]), f"{name}.{what}") for what, value in where]
+    return values, helper.make_node("Slice", [x, *(v.name for v in values)], [name])
 
 
 def expand_late(model: onnx.ModelProto) -> int:

@@ -31,7 +31,7 @@ class Towers(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Both embeddings, the first one's columns first."""
-        a, b = x[:, : self._values[0]], x[:, self._values[0] :]  # split would export as a sequence
+        a, b = x.split(self._values, dim=1)
         h_a = self.first(a.reshape(-1, *self.first.input_shape))
         h_b = self.second(b.reshape(-1, *self.second.input_shape))
         return torch.cat([h_a, h_b], dim=1)

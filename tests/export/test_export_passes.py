@@ -476,3 +476,47 @@ def test_expands_stay_where_something_needs_their_size() -> None:
         shape=np.array([3, 4]), eight=np.full((), 8.0, np.float32),
     )  # fmt: skip
     assert unchanged(proto, rewrites.expand_late, g=draw(3, 1)) == 0
+
+
+@pytest.mark.parametrize(
+    ("split", "becomes"),
+    [
+        ("SplitToSequence <axis = 1> (x, sizes)", "Slice"),
+        ("SplitToSequence <axis = -1> (x, sizes)", "Slice"),
+        ("SplitToSequence <axis = 1> (x, four)", "Slice"),  # the last part is shorter
+        ("SplitToSequence <axis = 1> (x)", "Slice"),
+        ("SplitToSequence <axis = 1, keepdims = 0> (x)", "Gather"),
+    ],
+)
+@pytest.mark.parametrize("places", [(0, 1), (1, 1), (1, 0)])
+def test_parts_of_a_split_are_slices(split: str, becomes: str, places: tuple[int, int]) -> None:
+    body = f"parts = {split} y = SequenceAt (parts, i) z = SequenceAt (parts, j)"
+    rank = "[N]" if becomes == "Gather" else "[N, L]"
+    proto = model(
+        f"(float[N, 6] x) => (float{rank} y, float{rank} z) {{ {body} }}".replace("L] z", "M] z"),
+        sizes=np.array([2, 3, 1]), four=np.array(4), i=np.array(places[0]), j=np.array(places[1]),
+    )  # fmt: skip
+    x = draw(5, 6)
+    wanted = run(proto, x=x)
+    assert rewrites.parts_by_slices(proto.graph) == 2
+    passes.drop_dead(proto.graph)
+    assert operators(proto) == [becomes, becomes]
+    for found, value in zip(run(proto, x=x), wanted, strict=True):
+        np.testing.assert_array_equal(found, value, strict=True)
+
+
+def test_the_last_part_is_found_where_the_sizes_are_known() -> None:
+    for sizes, count in ((np.array([2, 3, 1]), 1), (np.array(2), 0)):
+        body = "parts = SplitToSequence <axis = 1> (x, sizes) y = SequenceAt (parts, i)"
+        proto = model(f"(float[N, 6] x) => (float[N, L] y) {{ {body} }}", sizes=sizes, i=np.array(-1))
+        assert unchanged(proto, lambda m: rewrites.parts_by_slices(m.graph), x=draw(4, 6)) == count
+
+
+def test_a_split_at_what_only_the_device_knows_stays() -> None:
+    body = "parts = SplitToSequence <axis = 1> (x, sizes) y = SequenceAt (parts, i)"
+    inputs = {"sizes": np.array([2, 4]), "i": np.array(1)}
+    for free, kind in (("sizes", "int64[2]"), ("i", "int64")):
+        constants = {name: value for name, value in inputs.items() if name != free}
+        proto = model(f"(float[N, 6] x, {kind} {free}) => (float[N, L] y) {{ {body} }}", **constants)
+        feeds = {free: inputs[free], "x": draw(4, 6)}
+        assert unchanged(proto, lambda m: rewrites.parts_by_slices(m.graph), **feeds) == 0
