@@ -70,6 +70,15 @@ def peak_rss_mb() -> float:
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
+def rss_mb() -> float:
+    """Resident memory of this process now, in 1e6 bytes; 0 where no /proc tells."""
+    try:
+        found = re.search(r"^VmRSS:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return int(found[1]) * 1024 / 1e6 if found else 0.0
+
+
 def load_warnings(load: float | None, threads: int) -> list[str]:
     """What to say beside a measurement with `threads` threads when the load average before it was `load`."""
     cores = _usable_cores()

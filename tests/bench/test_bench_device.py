@@ -30,3 +30,5 @@ def test_a_device_that_learns_in_the_background():
         assert 0 < row["observe_p50_ms"] <= row["observe_p99_ms"]
         assert row["written_mb_per_day"] > 0
         assert row["peak_rss_mb"] < 250
+        assert row["settled_classify_p50_ms"] > 0
+        assert 0 <= row["settled_mb"] < 50

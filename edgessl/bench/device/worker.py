@@ -70,6 +70,7 @@ def _measure(job: dict[str, Any], model: Callable[[], Any], import_ms: float) ->
         accepted = busy.flush(60)
         after = busy.metrics()
         peak = peak_rss_mb()
+    settled = _settled(job, model(), samples)
     return {
         "import_ms": import_ms,
         "open_ms": open_ms,
@@ -85,7 +86,27 @@ def _measure(job: dict[str, Any], model: Callable[[], Any], import_ms: float) ->
         "peak_rss_mb": peak,
         "loads_torch": "torch" in sys.modules,
         **disk,
+        **settled,
     }
+
+
+def _settled(job: dict[str, Any], model: Any, samples: Any) -> dict[str, float]:
+    """What settling gives and costs: the state of the device above, resumed."""
+    from edgessl.device import Learner
+    from edgessl.machine import rss_mb
+
+    some, gap = samples[: len(samples) // 4], job["gap_s"]
+    with Learner.open(model, Path(job["folder"]) / "state", memory_bytes=MEMORY_BYTES) as learner:
+        for i, x in enumerate(some):
+            learner.enroll(x, f"{i % 4}")
+        found = {"classify_p50_ms": _percentile(_latencies(learner.classify, some, gap), 50)}
+        before, began = rss_mb(), time.perf_counter()
+        learner.settle()
+        found["settle_ms"] = 1e3 * (time.perf_counter() - began)
+        found["settled_p50_ms"] = _percentile(_latencies(learner.observe, some, gap), 50)
+        found["settled_classify_p50_ms"] = _percentile(_latencies(learner.classify, some, gap), 50)
+        found["settled_mb"] = rss_mb() - before
+    return found
 
 
 def _latencies(observe: Callable[[Any], Any], samples: Any, gap_s: float) -> list[float]:

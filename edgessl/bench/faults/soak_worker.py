@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from edgessl.device import Bundle, Learner
 from edgessl.device.background import BackgroundLearner
+from edgessl.machine import rss_mb
 
 MEMORY_BYTES = 256 << 10
 BLOCK = 64  # samples observed at a time
@@ -56,7 +56,7 @@ def main() -> None:
             if done % 2048 < BLOCK:
                 most = max(most, sum(path.stat().st_size for path in state.iterdir()))
                 if done >= warm:
-                    sizes.append(_rss_mb())
+                    sizes.append(rss_mb())
         learner.flush()
         counts = learner.metrics()
         tenth = max(1, len(sizes) // 10)
@@ -69,7 +69,7 @@ def main() -> None:
             "failures": counts["failures"],
             "rollbacks": counts["rollbacks"],
             "frozen": counts["frozen"],
-            "rss_mb": _rss_mb(),
+            "rss_mb": rss_mb(),
             "rss_growth_percent": 100 * (median(sizes[-tenth:]) / median(sizes[:tenth]) - 1) if sizes else None,
             "disk_bytes": most,
             "disk_bound_bytes": counts["disk_bound_bytes"],
@@ -83,11 +83,6 @@ def _smooth(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     mean = (np.roll(x, 1, -1) + x + np.roll(x, -1, -1)) / 3
     low, high = mean.min(-1, keepdims=True), mean.max(-1, keepdims=True)
     return ((mean - low) / (high - low)).astype(np.float32)
-
-
-def _rss_mb() -> float:
-    found = re.search(r"^VmRSS:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-    return int(found[1]) / 1024 if found else 0.0
 
 
 if __name__ == "__main__":
