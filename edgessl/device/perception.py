@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from edgessl.device.drift.statistics import input_statistics
 from edgessl.device.runners import Backbone, Encoder, Trainer, Weights
-from edgessl.device.samples import Percept, as_batch
+from edgessl.device.samples import Percept, as_batch, in_batches
 from edgessl.errors import ParityError, StateError
 
 Float = npt.NDArray[np.float32]
@@ -87,8 +87,7 @@ class Perception:
         self._settled = None
 
     def _batches(self, embed: Callable[[Float], Float], samples: Float) -> Float:
-        n = self._manifest.batch_size
-        z = np.concatenate([embed(samples[i : i + n]) for i in range(0, len(samples), n)])
+        z = in_batches(embed, samples, self._manifest.batch_size)
         if not np.isfinite(z).all():
             raise StateError("the encoder gave NaN or infinity; call rollback() to return to a good generation")
         return z

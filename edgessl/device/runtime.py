@@ -14,6 +14,7 @@ from edgessl.device.bundle.onnxwire import with_constant
 from edgessl.device.bundle.specs import GraphSpec, TensorSpec
 from edgessl.device.halves import HalvesSession, has_halves
 from edgessl.device.runners import Weights
+from edgessl.device.samples import in_batches
 from edgessl.device.slots import Slots
 from edgessl.device.storage.tensors import Array
 from edgessl.errors import BudgetError, BundleError, ConfigError, InputError
@@ -185,9 +186,7 @@ class BackboneRunner:
 
     def latents(self, x: Float) -> Float:
         """Latents (N, *latent) float32 of samples `x` (N, *shape), a training batch at a time: memory stays bounded."""
-        n = self._rows
-        parts = [np.ascontiguousarray(x[i : i + n]) for i in range(0, len(x), n)]
-        return np.concatenate([self._session.run(["latent"], {"x": part})[0] for part in parts])
+        return in_batches(lambda part: self._session.run(["latent"], {"x": part})[0], x, self._rows)
 
 
 class StepRunner(Slots[ort.OrtValue]):

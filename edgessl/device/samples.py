@@ -1,5 +1,6 @@
-"""What the device accepts as data, checked in one place."""
+"""What the device accepts as data, checked in one place, and gone through in parts."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,3 +51,8 @@ def as_batch(x: Float, spec: InputSpec) -> Float:
             last, wrong = spec.vocabulary - 1, batch[~known][0]
             raise InputError(f"samples: expected token ids, whole numbers from 0 to {last}, found {wrong:g}")
     return batch
+
+
+def in_batches(run: Callable[[Float], Float], x: Float, rows: int) -> Float:
+    """What `run` makes of `x` (N, ...), N >= 1, at most `rows` of it at a time so that memory stays bounded."""
+    return np.concatenate([run(np.ascontiguousarray(x[i : i + rows])) for i in range(0, len(x), rows)])

@@ -14,6 +14,7 @@ from edgessl.device.requantize.arithmetic import Float
 from edgessl.device.requantize.forms import FORMS, INT8, Form
 from edgessl.device.requantize.plan import RANGES
 from edgessl.device.runtime import SessionProfile
+from edgessl.device.samples import in_batches
 from edgessl.errors import BundleError, ConfigError, InputError, ParityError
 
 LEAST_SAMPLES = 16  # to make the encoder with and to check it on, together
@@ -135,10 +136,7 @@ class FollowingEncoder:
         return self._profile.session(model, f"{self.form} encoder", constant=self._maker.constant)
 
     def _embed(self, session: ort.InferenceSession, x: Float) -> Float:
-        n = self._rows
-        parts = [session.run(["embedding"], {"x": np.ascontiguousarray(x[i : i + n])})[0] for i in range(0, len(x), n)]
-        z: Float = np.concatenate(parts)
-        return z
+        return in_batches(lambda part: session.run(["embedding"], {"x": part})[0], x, self._rows)
 
 
 def agreement(found: Float, expected: Float) -> tuple[float, float, float]:
