@@ -45,9 +45,10 @@ def run(
         {"bench", "machine", "versions", "settings", "warnings", "rows"}. A row: `path` ("full" or "latent"), `backend`;
         `import_ms`, `open_ms` (bundle and state directory to the first embedding), `observe_p50_ms`, `observe_p99_ms`
         (while learning), `alone_p50_ms`, `alone_p99_ms` (nothing else going on), `lost` (accepted and not remembered),
-        `steps`, `step_ms`, `peak_rss_mb` (1e6 bytes), `installed_mb`; `classify_p50_ms`, and of a settled learner
-        `settled_p50_ms` (observe), `settled_classify_p50_ms`, `settle_ms`, `settled_mb` (memory more); `save_ms`,
-        `state_mb`, `memory_mb`; `written_mb_per_day` and `written_per_observed_byte` at a sample a second and a save
+        `steps`, `step_ms`, `peak_rss_mb` (1e6 bytes), `installed_mb`; of the state resumed, with nothing else going on,
+        `unsettled_p50_ms` (observe) and `unsettled_classify_p50_ms`, after `settle_ms` of `Learner.settle`
+        `settled_p50_ms`, `settled_classify_p50_ms` and `settled_mb` (memory that it took); `save_ms`, `state_mb`,
+        `memory_mb`; `written_mb_per_day` and `written_per_observed_byte` at a sample a second and a save
         every 300 s; `error`.
 
     Raises:
