@@ -10,7 +10,7 @@ class Outbox:
     """Pushes replies over `link`; what a cut interrupted goes on in the same session.
 
     To announce it again would lose it: once the ServerApp has taken the first announcement, the SuperLink takes no
-    second one, and the ServerApp waits three minutes for the objects of the first.
+    second one, and the ServerApp waits for the objects of the first.
     """
 
     def __init__(self, link: Link) -> None:

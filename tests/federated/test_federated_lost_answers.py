@@ -26,8 +26,10 @@ STEPS = 10
 class Relay(http.server.ThreadingHTTPServer):
     """Passes every request on, and drops the answers to the calls in `lose`: the server has done what it was asked.
 
-    An answer to "pull-messages" counts when it brings a message.
+    An answer to "pull-messages" counts when it brings a message. After the call `last` it is as if the device had died.
     """
+
+    last = ""
 
     def __init__(self, target: int) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -44,11 +46,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
+        if self.server.last == "over":
+            self.close_connection = True
+            return
         link = http.client.HTTPConnection("127.0.0.1", self.server.target, timeout=30)
         link.request("POST", self.path, body, dict(self.headers))
         answer = link.getresponse()
         data, call = answer.read(), self.path.rpartition("/")[2]
         brings = call != "pull-messages" or bool(fleet_pb2.PullMessagesResponse.FromString(data).messages_list)
+        if call == self.server.last:
+            self.server.last = "over"
         if answer.status == 200 and brings and self.server.lose[call] > 0:
             self.server.lose[call] -= 1
             self.server.lost[call] += 1
@@ -100,6 +107,35 @@ def test_a_round_whose_answers_get_lost_is_whole_after_a_reminder(tmp_path, bund
     here = federate_in_process(bundle, streams, rounds=3, local_steps=STEPS, workdir=tmp_path / "here")
     found = FederationResult.load(folder / "run" / "theta.safetensors", bundle.digest)
     np.testing.assert_allclose(found.theta, here.theta, atol=1e-6)
+
+
+def test_a_device_that_dies_while_it_uploads_holds_up_its_round_no_longer_than_any_other(
+    tmp_path, bundle_path, bundle, streams
+):
+    """Flower's grid would wait three minutes for the rest of the reply, whatever the round's deadline is."""
+    port, folder = free_port(), tmp_path / "server"
+    relay = Relay(port)
+    relay.last = "push-messages"
+    serve = [*EDGESSL, "federate", "serve", str(folder), "--insecure", "--port", str(port), "--run", str(bundle_path)]
+    started = [Process(tmp_path / "serve.log", *serve, "--rounds", "1", "--round-timeout", "20", "--json")]
+    try:
+        wait(lambda: "has begun" in started[0].text, "the run", *started)
+        for i, server in enumerate((port, relay.server_port)):
+            join = [*EDGESSL, "federate", "join", str(bundle_path), "--server", f"127.0.0.1:{server}", "--insecure"]
+            join += ["--stream", str(tmp_path / f"s{i}.npy"), "--state", str(tmp_path / f"state-{i}"), "--seed", str(i)]
+            join += ["--local-steps", str(STEPS), "--poll", "0.2", "2", "--json"]
+            started.append(Process(tmp_path / f"d{i}.log", *join))
+        assert started[0].process.wait(150) == 0, started[0].text
+        rounds = FederationResult.load(folder / "run" / "theta.safetensors", bundle.digest).rounds
+    finally:
+        for process in reversed(started):
+            process.stop()
+        relay.shutdown()
+        relay.server_close()
+    assert relay.last == "over"
+    ((clients, why, seconds),) = [(r["clients"], list(r["failures"].values()), r["seconds"]) for r in rounds]
+    assert (clients, why) == (1, ["no reply within 20 s"])
+    assert seconds < 100  # its deadline's 20, and not the 180 of the SuperLink's patience
 
 
 def test_flowers_own_node_that_was_killed_goes_on_with_what_it_had_learned(tmp_path, bundle_path, bundle, streams):
