@@ -14,11 +14,10 @@ import signal
 import ssl
 import time
 import urllib.request
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -189,7 +188,7 @@ class Operator:
 
 
 @contextlib.contextmanager
-def running(server: Server) -> Any:
+def running(server: Server) -> Iterator[Programs]:
     """The SuperLink, started and answering; stopped at the end. What an earlier one left behind is ended first."""
     server.write()
     home = server.folder / "flwr"

@@ -13,7 +13,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -144,7 +144,9 @@ def _rounds(
 
 
 @contextlib.contextmanager
-def _nodes(folder: Path, server: Server, operator: Operator, starts: dict[str, Start]) -> Any:
+def _nodes(
+    folder: Path, server: Server, operator: Operator, starts: dict[str, Start]
+) -> Iterator[tuple[dict[str, Cable], Programs]]:
     """The nodes behind a cable each, online; stopped, and offline, at the end."""
     cables = {name: Cable(server.port) for name in starts}
     with Programs(environment(folder / "flwr"), server.folder / "logs", _LIMIT) as programs:
