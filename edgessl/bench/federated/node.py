@@ -152,16 +152,17 @@ def _nodes(
     with Programs(environment(folder / "flwr"), server.folder / "logs", _LIMIT) as programs:
         for name, start in starts.items():
             start(programs, name, cables[name].port)
-        programs.wait(lambda: _online(operator) == len(starts), "the nodes to join")
+        programs.wait(lambda: online(operator) == len(starts), "the nodes to join")
         yield cables, programs
     for cable in cables.values():
         cable.close()
     until = time.monotonic() + 90
-    while _online(operator) and time.monotonic() < until:
+    while online(operator) and time.monotonic() < until:
         time.sleep(1)
 
 
-def _online(operator: Operator) -> int:
+def online(operator: Operator) -> int:
+    """How many registered devices the server sees."""
     return sum(device.status == "online" for device in operator.devices())
 
 

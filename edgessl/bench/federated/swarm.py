@@ -23,8 +23,8 @@ import numpy as np
 from flwr.app import Message
 
 from edgessl.bench.device.bundles import checkpoint
-from edgessl.bench.federated.node import BATCH, memory
-from edgessl.bench.federated.wire import online, row
+from edgessl.bench.federated.node import BATCH, memory, online
+from edgessl.bench.federated.wire import row
 from edgessl.device import Bundle
 from export import export_bundle
 from export.parity import random_fields

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgessl.bench.device.bundles import checkpoint
-from edgessl.bench.federated.node import BATCH, LOCAL_STEPS, MEMORY_BYTES, RATE, SAMPLES, memory
+from edgessl.bench.federated.node import BATCH, LOCAL_STEPS, MEMORY_BYTES, RATE, SAMPLES, memory, online
 from edgessl.device import Bundle
 from export import export_bundle
 from export.parity import random_fields
@@ -92,11 +92,6 @@ def _join(nodes: Programs, key: str, seed: int, folder: Path, bundle: Path, addr
     own = ["--state", str(folder / f"state-{key}"), "--stream", str(folder / f"{key}.npy"), "--seed", str(seed)]
     own += ["--memory", str(MEMORY_BYTES), "--local-steps", str(LOCAL_STEPS), "--poll", *_POLL]
     nodes.start(key, "python", "-m", "edgessl", "federate", "join", str(bundle), *where, *own)
-
-
-def online(operator: Operator) -> int:
-    """How many registered devices the server sees."""
-    return sum(device.status == "online" for device in operator.devices())
 
 
 @contextlib.contextmanager
