@@ -29,11 +29,12 @@ from edgessl.recipe import Part
 from edgessl.step import State, TrainStep, hyper_tensors
 from export.backbone import quantize_backbone
 from export.consolidation import consolidation_parity, trace_consolidation
+from export.kernels import check_kernels
 from export.lowerings import Lowerings
 from export.opset import lower_opset
 from export.parity import agreement, encoder_parity, step_parity
 from export.quantize.floating import run_in_batches
-from export.quantize.members import Quantization, quantized_members, tail_members
+from export.quantize.members import Following, Quantization, quantized_members, tail_members
 from export.tensorrt.gate import gate
 from export.trace import trace_encoder, trace_step
 from export.tuning import Tuning
@@ -122,7 +123,8 @@ def export_bundle(
         quantization: how the encoder is quantized and for what; int8 for ONNX Runtime's CPU by default.
 
     Raises:
-        ExportError: the step cannot be expressed in standard ONNX, or what was made for TensorRT is not legal there.
+        ExportError: the step cannot be expressed in standard ONNX, onnxruntime has no kernel for an operator, or what
+            was made for TensorRT is not legal there.
         ParityError: a graph disagrees with torch; nothing was written.
         ConfigError, InputError: unknown hyperparameter, impossible cut, a cut without calibration, or calibration of
             the wrong shape.
@@ -140,12 +142,15 @@ def export_bundle(
     graphs = graphs or trace_graphs(step, batch_size)
     encoder = checkpoint.encoder()
     models = {"train": graphs.train, "encoder": graphs.encoder, **graphs.consolidation}
+    for key, model in models.items():
+        check_kernels(model, key, graphs.lines.get(key, {}))
     quantized = None
     parity: dict[str, Any] = {}
     latent = None
     if calibration is not None:
         fitted, held_out = _split(calibration)
-        wanted, following = quantization or Quantization(), (graphs.encoder, step.embeds, state[step.embeds].numpy())
+        wanted, theta = quantization or Quantization(), state[step.embeds].numpy()
+        following = Following(graphs.encoder, step.embeds, theta, graphs.lines.get("encoder", {}))
         quantized = quantized_members(encoder, wanted, fitted, held_out, following if cut is None else None)
         if cut is not None:
             backbone, _ = cut_encoder(encoder, cut)

@@ -190,10 +190,13 @@ def trace_encoder(
         return _to_onnx(module, example, [slot, "x"], ["embedding"], dynamic_batch="x", lines=lines)
 
 
-def trace_frozen_encoder(encoder: Encoder, output: str = "embedding") -> onnx.ModelProto:
-    """The encoder (evaluation mode) with its weights inside, any batch size: `x -> output`."""
+def trace_frozen_encoder(
+    encoder: Encoder, output: str = "embedding", lines: dict[str, str] | None = None
+) -> onnx.ModelProto:
+    """The encoder (evaluation mode) with its weights inside, any batch size: `x -> output`; see `trace_encoder`."""
     with evaluation_mode(encoder):
-        return _to_onnx(encoder, (torch.rand(2, *encoder.input_shape),), ["x"], [output], dynamic_batch="x")
+        example = (torch.rand(2, *encoder.input_shape),)
+        return _to_onnx(encoder, example, ["x"], [output], dynamic_batch="x", lines=lines)
 
 
 def merge_common_subexpressions(graph: GraphModule) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgessl.device.runtime import SessionProfile
-from edgessl.errors import ConfigError
+from edgessl.errors import ConfigError, ExportError
 from export.quantize.floating import FloatGraph
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -31,6 +31,7 @@ def calibrate(graph: FloatGraph, tensors: Sequence[str], samples: Array, method:
 
     Raises:
         ConfigError: unknown method, or fewer than 16 samples.
+        ExportError: an activation is infinite or NaN; the message names the operator and the line of the model.
     """
     if method not in METHODS:
         raise ConfigError(f"unknown calibration {method!r}; choose one of {', '.join(METHODS)}")
@@ -52,7 +53,12 @@ def calibrate(graph: FloatGraph, tensors: Sequence[str], samples: Array, method:
     for values in each():
         for name, value in values.items():
             low, high = ranges.get(name, (0.0, 0.0))  # 0 is always a level
-            ranges[name] = min(low, float(value.min())), max(high, float(value.max()))
+            least, most = float(value.min()), float(value.max())
+            if not np.isfinite([least, most]).all():
+                raise ExportError(
+                    f"{graph.named(name)}: gives infinite or NaN values on the calibration samples: no range holds them"
+                )
+            ranges[name] = min(low, least), max(high, most)
     if method == "minmax":
         return ranges
     histograms = {name: np.zeros(BINS) for name in ranges}

@@ -14,6 +14,8 @@ from edgessl.device.requantize.arithmetic import folded
 from edgessl.device.runtime import SessionProfile
 from edgessl.encoders import Encoder
 from edgessl.errors import ExportError
+from export.kernels import check_kernels
+from export.lines import Lines, line_of
 from export.passes import constants_to_initializers, drop_dead
 from export.trace import IR_VERSION, OPSET, trace_frozen_encoder
 
@@ -44,6 +46,7 @@ class FloatGraph:
         inputs, outputs: their declarations.
         origins: of the constants that come from theta, where the graph was made from one.
         derived: constants that are computed from theta, not taken from it.
+        lines: the line of the model behind each tensor, for errors.
     """
 
     nodes: list[onnx.NodeProto]
@@ -52,6 +55,7 @@ class FloatGraph:
     outputs: list[onnx.ValueInfoProto]
     origins: dict[str, Origin] = field(default_factory=dict)
     derived: set[str] = field(default_factory=set)
+    lines: Lines = field(default_factory=dict)
 
     @property
     def output(self) -> str:
@@ -65,6 +69,11 @@ class FloatGraph:
     def consumers(self, tensor: str) -> list[onnx.NodeProto]:
         """The nodes that read `tensor`."""
         return [node for node in self.nodes if tensor in node.input]
+
+    def named(self, tensor: str) -> str:
+        """`Conv, at model.py:12, in forward`: what makes `tensor`, or reads it first where it is a constant."""
+        node = self.producer(tensor) or next(iter(self.consumers(tensor)), None)
+        return tensor if node is None else f"{node.op_type}{line_of(node, self.lines)}"
 
     def model(self, opset: int = OPSET, taps: tuple[str, ...] = ()) -> onnx.ModelProto:
         """A copy as a model; `taps` are tensors that become outputs too, in their order behind the graph's own."""
@@ -84,7 +93,8 @@ class FloatGraph:
             twin.CopyFrom(node)
             nodes.append(twin)
         constants, origins = dict(self.constants), dict(self.origins)
-        return FloatGraph(nodes, constants, list(self.inputs), list(self.outputs), origins, set(self.derived))
+        twins = constants, list(self.inputs), list(self.outputs), origins, set(self.derived)
+        return FloatGraph(nodes, *twins, self.lines)
 
 
 def float_graph(model: onnx.ModelProto) -> FloatGraph:
@@ -99,18 +109,23 @@ def float_encoder(encoder: Encoder, output: str = "embedding") -> FloatGraph:
     """The encoder in evaluation mode as a float graph `x -> output`, batch norms folded.
 
     Raises:
-        ExportError: an operator has no ONNX form.
+        ExportError: an operator has no ONNX form, or onnxruntime no kernel for it.
     """
-    graph = float_graph(trace_frozen_encoder(encoder, output))
+    lines: dict[str, str] = {}
+    model = trace_frozen_encoder(encoder, output, lines)
+    check_kernels(model, "encoder", lines)
+    graph = float_graph(model)
+    graph.lines = lines
     fold_batch_norms(graph)
     return graph
 
 
-def with_theta(model: onnx.ModelProto, slot: str, theta: Array) -> FloatGraph:
+def with_theta(model: onnx.ModelProto, slot: str, theta: Array, lines: Lines | None = None) -> FloatGraph:
     """A graph `(slot, x) -> output` with the flat weights `theta` (P,) put in, batch norms folded.
 
     What each constant's origin in theta is, is found by running the same nodes on the numbers 0, 1, 2 ... in theta's
-    place, so it holds for whatever slices, reshapes and transposes the exporter wrote.
+    place, so it holds for whatever slices, reshapes and transposes the exporter wrote. `lines` of the model behind
+    the graph's tensors are for errors.
 
     Raises:
         ExportError: theta has more numbers than float32 can count.
@@ -118,6 +133,7 @@ def with_theta(model: onnx.ModelProto, slot: str, theta: Array) -> FloatGraph:
     if theta.size >= MAX_EXACT:
         raise ExportError(f"theta has {theta.size} numbers; their places can be told apart up to {MAX_EXACT}")
     graph = _read(model)
+    graph.lines = lines or {}
     steady, wanted = _take_steady(graph, slot)
     flat = theta.astype(np.float32).ravel()
     values, places = (

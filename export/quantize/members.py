@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -13,6 +14,7 @@ from edgessl.device.requantize.plan import PLAN_FILE, RANGES
 from edgessl.encoders import Encoder
 from edgessl.errors import ConfigError
 from edgessl.evaluate import embed
+from export.lines import Lines
 from export.parity import agreement
 from export.quantize.calibration import Array
 from export.quantize.encoder import ORT_CPU, TENSORRT, quantize_graph, settings_for
@@ -65,7 +67,13 @@ class Members:
         return Members(models, files, parity, self.activations + other.activations)
 
 
-Following = tuple[onnx.ModelProto, str, Array]  # the graph (slot, x) -> embedding, the slot's name, its flat weights
+class Following(NamedTuple):
+    """The graph `(slot, x) -> embedding`, the slot's name, its flat weights, the lines behind the graph's tensors."""
+
+    graph: onnx.ModelProto
+    slot: str
+    theta: Array
+    lines: Lines
 
 
 def quantized_members(
@@ -131,10 +139,8 @@ def tail_members(settings: Settings, tail: Following, calibration: Array, held_o
 
 def _requantizable(graph: FloatGraph, written: Written, following: Following) -> Members:
     """What a device makes `written` anew with."""
-    plan, ranges = (
-        requantization_plan(graph, written, following[2].size),
-        ranges_graph(following[0], written.activations),
-    )
+    plan = requantization_plan(graph, written, following.theta.size)
+    ranges = ranges_graph(following.graph, written.activations)
     return Members({RANGES: ranges}, {PLAN_FILE: plan.to_bytes()}, {}, len(written.activations))
 
 

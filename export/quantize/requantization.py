@@ -8,7 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgessl.device.requantize.plan import LayerPlan, Norm, Plan, Slice
 from edgessl.errors import ExportError
-from export.quantize.floating import FloatGraph, Origin
+from export.quantize.floating import FloatGraph
 from export.quantize.writing import Written, WrittenLayer
 
 
@@ -21,39 +21,41 @@ def requantization_plan(floating: FloatGraph, written: Written, theta_size: int)
     layers = tuple(_layer(floating, layer, written.activations) for layer in written.layers)
     used = {name for node in written.graph.nodes for name in node.input}
     if computed := sorted(used & floating.derived):
-        raise ExportError(f"constant {computed[0]!r} is computed from theta, not taken from it; it cannot be followed")
-    floats = tuple((name, _slice(name, origin)) for name, origin in floating.origins.items() if name in used)
+        raise ExportError(
+            f"{floating.named(computed[0])}: reads {computed[0]!r}, which is computed from theta, not taken from it; a "
+            "device cannot follow it"
+        )
+    floats = tuple((name, _slice(floating, name)) for name in floating.origins if name in used)
     return Plan(theta_size, layers, floats, tuple(written.activations))
 
 
 def _layer(graph: FloatGraph, layer: WrittenLayer, activations: list[str]) -> LayerPlan:
     if layer.weight not in graph.origins:
-        raise ExportError(
-            f"layer {layer.name!r}: its weights are no slice of theta, so a device cannot requantize them; leave out "
-            "equalisation and bias correction"
-        )
+        computed = layer.weight in graph.derived
+        what = "computed from theta" if computed else "no slice of theta: leave out equalisation and bias correction"
+        raise ExportError(f"{graph.named(layer.name)}: a device cannot requantize its weights, which are {what}")
     origin, bias, norm = graph.origins[layer.weight], None, None
     if origin.norm is not None:
-        gain, shift, mean, variance = (_slice(name, graph.origins[name]) for name in origin.norm)
+        gain, shift, mean, variance = (_slice(graph, name) for name in origin.norm)
         norm = Norm(gain, shift, mean, variance, origin.eps)
     elif layer.bias:
         if layer.bias not in graph.origins:
-            raise ExportError(f"layer {layer.name!r}: its bias is no slice of theta; leave out bias correction")
-        bias = _slice(layer.bias, graph.origins[layer.bias])
-    weight = _slice(layer.weight, origin)
+            raise ExportError(f"{graph.named(layer.name)}: its bias is no slice of theta; leave out bias correction")
+        bias = _slice(graph, layer.bias)
+    weight = _slice(graph, layer.weight)
     place = activations.index(layer.input)
     return LayerPlan(weight, layer.axis, layer.bits, place, layer.levels, bias, norm, layer.bias_levels or None)
 
 
-def _slice(name: str, origin: Origin) -> Slice:
-    index = origin.index
+def _slice(graph: FloatGraph, name: str) -> Slice:
+    index = graph.origins[name].index
     first = int(index.min())
     straight = first + np.arange(index.size)
     if np.array_equal(index, straight.reshape(index.shape)):
         return Slice(first, index.shape)
     if index.ndim == 2 and np.array_equal(index, straight.reshape(index.shape[::-1]).T):
         return Slice(first, index.shape, transposed=True)
-    raise ExportError(f"constant {name!r} is scattered over theta; a device cannot requantize it")
+    raise ExportError(f"{graph.named(name)}: {name!r} is scattered over theta; a device cannot requantize it")
 
 
 def ranges_graph(encoder: onnx.ModelProto, activations: list[str]) -> onnx.ModelProto:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -14,12 +16,16 @@ from torch import Tensor, nn
 from edgessl.cli import cli
 from edgessl.encoders import ENCODERS, Encoder, EncoderEntry, InputNormalization
 from edgessl.errors import ConfigError, ExportError
+from edgessl.layout import ParameterLayout
 from edgessl.objectives import build_objective
 from edgessl.optim import build_optimizer
 from edgessl.step import TrainStep
 from edgessl.views import Pipeline
-from export import trace_frozen_encoder, trace_step
+from export import trace_encoder, trace_frozen_encoder, trace_step
+from export.kernels import check_kernels
 from export.lines import shown
+from export.quantize import quantize_encoder, quantize_graph, with_theta
+from export.quantize.requantization import requantization_plan
 from export.trace import trace_function
 
 HERE = Path(__file__)
@@ -191,6 +197,25 @@ def test_errors_of_the_model_s_own_code_have_their_line() -> None:
         trace_gradient(function)
 
 
+def doubled(x: Tensor) -> Tensor:
+    return x.double().erf().to(x.dtype)  # here: no kernel
+
+
+def test_what_onnxruntime_has_no_kernel_for_is_named() -> None:
+    lines: dict[str, str] = {}
+    model = trace_function(lambda x: (doubled(x),), (torch.rand(3, 4),), ["x"], ["y"], None, lines)
+    said = rf"Erf, at \S*{HERE.name}:{line_with('no kernel')}, in doubled: onnxruntime \S+ has no kernel .* with double"
+    with pytest.raises(ExportError, match=said):
+        check_kernels(model, "train", lines)
+
+
+def test_a_graph_that_onnxruntime_refuses_otherwise_says_why() -> None:
+    model = trace_function(lambda x: (x + 1,), (torch.rand(3, 4),), ["x"], ["y"])
+    next(n for n in model.graph.node if n.op_type == "Add").input[1] = "lost"
+    with pytest.raises(ExportError, match=r"cannot load the graph: .*lost"):
+        check_kernels(model, "train", {})
+
+
 class Stage(nn.Module):
     """A linear map, then any function."""
 
@@ -226,6 +251,45 @@ def test_an_encoder_names_the_line_of_the_module(
         trace_frozen_encoder(encoder_with(function))
     said = capfd.readouterr()
     assert not said.out + said.err  # what the exporter prints is not for people
+
+
+def diverging(x: Tensor) -> Tensor:
+    return (x - x).log() @ torch.eye(4)  # the activation that a matrix product reads is rounded
+
+
+class Standardised(nn.Module):
+    """A linear map whose weights a device would have to compute anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(4, 64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x.flatten(1), self.weight / self.weight.norm())  # here: computed weights
+
+
+@pytest.mark.parametrize(
+    ("function", "operator", "why"), [(doubled, "Erf", "has no kernel"), (diverging, "Log", "infinite or NaN")]
+)
+def test_quantizing_names_the_operator_and_the_line(
+    function: Callable[[Tensor], Tensor], operator: str, why: str
+) -> None:
+    place = rf"({operator}), at \S*{HERE.name}:{line_with('forward')}, in forward: .*{why}"
+    with pytest.raises(ExportError, match=place):
+        quantize_encoder(encoder_with(function), np.ones((16, 1, 8, 8), np.float32))
+
+
+def test_weights_that_a_device_cannot_follow_are_named() -> None:
+    encoder = Encoder({"pool": Standardised()}, (1, 8, 8), InputNormalization([0.0], [1.0], 3))
+    parts = nn.ModuleDict({"encoder": encoder})
+    layout, lines = ParameterLayout.of(parts), dict[str, str]()
+    theta, model = layout.flatten_module(parts).numpy(), trace_encoder(encoder, layout, lines=lines)
+    graph = with_theta(model, "theta", theta, lines)
+    written = quantize_graph(graph, np.random.default_rng(0).random((16, 1, 8, 8), np.float32))
+    with pytest.raises(ExportError) as raised:
+        requantization_plan(graph, written, theta.size)
+    where = rf"(Gemm|MatMul), at \S*{HERE.name}:{line_with('computed weights')}, in forward: .*computed from theta"
+    assert re.match(where, str(raised.value)), raised.value
 
 
 def test_the_command_line_says_it_in_one_paragraph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
