@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import latent_bundle
 import linear_bundle
@@ -48,6 +50,30 @@ def test_a_bundle_that_fails_leaves_its_reason_and_the_others_figures(bundles: d
     assert "backbone.int8.onnx" in row["error"]
     assert (row["step_ms"], row["times_faster"]) == (None, None)
     assert full["step_ms"] > 0
+
+
+def test_an_encoder_that_was_measured_is_not_measured_again(
+    bundles: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[Path] = []
+
+    def write(folder: Path, *settings: object) -> dict[str, Path]:
+        written.append(folder)
+        return bundles
+
+    monkeypatch.setattr(latent, "write", write)
+    given: dict[str, Any] = {"turn_seconds": 0.02, "bundles": str(tmp_path / "b"), "out": str(tmp_path / "latent.json")}
+    assert latent.run(["one", "two"], turns=0, bundles=given["bundles"])["rows"] == []  # they are only written
+    first = latent.run(["one"], turns=1, **given)
+    both = latent.run(["one", "two"], turns=1, **given)
+    assert written == [tmp_path / "b" / name for name in ("one", "two", "one", "two")]
+    assert [(row["encoder"], row["cut"]) for row in both["rows"]] == [
+        (encoder, cut) for encoder in ("one", "two") for cut in ("full", "mean")
+    ]
+    assert both["rows"][:2] == first["rows"]
+    assert json.loads((tmp_path / "latent.json").read_text())["rows"] == both["rows"]
+    with pytest.raises(ConfigError, match="other settings"):
+        latent.run(["one"], turns=2, **given)
 
 
 def test_bad_settings_are_refused() -> None:

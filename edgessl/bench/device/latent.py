@@ -1,6 +1,7 @@
 """What a cut saves: the tail's training step, the int8 backbone and the memory, beside the full step, for every cut.
 
-Each bundle runs in a process of its own; all processes of an encoder stay alive and take turns.
+Each bundle runs in a process of its own; all processes of an encoder stay alive and take turns. Exporting takes
+minutes, measuring seconds: with `bundles` the first is done beforehand (`turns=0`), the second on a quiet machine.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from edgessl.bench.process import Worker, WorkerError
+from edgessl.bench.results import keep, start
 from edgessl.errors import ConfigError
-from edgessl.machine import load_warnings, machine, versions
+from edgessl.machine import load_warnings
 
 if TYPE_CHECKING:
     from edgessl.device import Bundle
@@ -36,6 +38,8 @@ def run(
     batch_size: int = 32,
     turns: int = 5,
     turn_seconds: float = 1.0,
+    bundles: str = "",
+    out: str = "",
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Time VICReg steps with momentum SGD, one thread, for every encoder in full and behind its cuts.
@@ -44,46 +48,47 @@ def run(
         encoders: names for `edgessl.encoders.build_encoder`.
         cuts: stages to cut after; of each encoder the last two that are possible when empty.
         batch_size: samples per step.
-        turns: how many times each bundle is measured, in alternation.
+        turns: how many times each bundle is measured, in alternation; with 0 and `bundles` they are only written.
         turn_seconds: length of one measurement of the step (three steps at least).
+        bundles: a folder for the bundles; those that are there already are not exported again.
+        out: JSON file, written after every encoder and continued if it exists.
         progress: told in a line what is being done.
 
     Returns:
-        {"bench", "machine", "versions", "settings", "load_before", "warnings", "rows"}. A row: `encoder`, `cut` ("full"
+        {"bench", "date", "machine", "versions", "settings", "load_before", "warnings", "rows"}; load and warnings are
+        those of the last run. A row: `encoder`, `cut` ("full"
         for none), `step_ms` (median of the turns' medians), `times_faster` (the full step's `step_ms` over this one's),
         `backbone_ms` of one sample, `backbone_batch_ms` per sample of a batch (None in full), `latent_shape`,
         `bytes_per_sample` (as remembered: float32 samples, uint8 latents), `sample_bytes_uint8` (a sample at a byte a
         value, for comparison), `trained` (parameters), `peak_rss_mb` (1e6 bytes), `bundle_mb`, `error`.
 
     Raises:
-        ConfigError: an unknown encoder or cut, or a number that is too small.
+        ConfigError: an unknown encoder or cut, a number that is too small, or `out` was measured with other settings.
+        DataError: `out` holds something else.
     """
-    if not encoders or batch_size < 4 or turns < 1 or turn_seconds <= 0:
+    if not encoders or batch_size < 4 or turns < (0 if bundles else 1) or turn_seconds <= 0:
         raise ConfigError(
             "bench latent: expected encoders, batch_size >= 4, turns >= 1 and turn_seconds > 0; "
             f"found {list(encoders)}, {batch_size}, {turns}, {turn_seconds}"
         )
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    rows: list[Row] = []
-    for encoder in encoders:
+    settings = {"batch_size": batch_size, "turns": turns, "turn_seconds": turn_seconds, "objective": "vicreg"}
+    result = start("latent", settings, out)
+    result |= {"load_before": None if load is None else round(load, 2), "warnings": load_warnings(load, 1)}
+    done = {row["encoder"] for row in result["rows"]}
+    for encoder in [name for name in encoders if name not in done]:
         with TemporaryDirectory(prefix="edgessl-latent-") as folder:
-            bundles = write(Path(folder), encoder, cuts, batch_size, progress)
-            rows += measure(encoder, bundles, turns, turn_seconds, progress)
-    return {
-        "bench": "latent",
-        "machine": machine(),
-        "versions": versions(),
-        "settings": {"batch_size": batch_size, "turns": turns, "turn_seconds": turn_seconds, "objective": "vicreg"},
-        "load_before": None if load is None else round(load, 2),
-        "warnings": load_warnings(load, 1),
-        "rows": rows,
-    }
+            paths = write(Path(bundles or folder) / encoder, encoder, cuts, batch_size, progress)
+            if turns:
+                result["rows"] += measure(encoder, paths, turns, turn_seconds, progress)
+                keep(out, result)
+    return result
 
 
 def write(
     folder: Path, encoder: str, cuts: Sequence[str], batch_size: int, progress: Callable[[str], None]
 ) -> dict[str, Path]:
-    """A bundle in full and one per cut, from fresh weights, by the name of the cut."""
+    """A bundle in full and one per cut, from fresh weights, by the name of the cut; those in `folder` already stay."""
     from edgessl.bench.device.bundles import checkpoint  # torch and onnx, from here on
     from edgessl.encoders.cut import cut_points
     from export import export_bundle
@@ -93,11 +98,13 @@ def write(
     chosen = list(cuts) or cut_points(made.encoder())[-2:]
     calibration = random_fields(made.input, CALIBRATION, 0)
     paths = {}
+    folder.mkdir(parents=True, exist_ok=True)
     for cut in (None, *chosen):
         name = cut or FULL
-        progress(f"{encoder}: exporting {name}")
         paths[name] = folder / f"{name}.edgessl"
-        export_bundle(made, paths[name], calibration=calibration, batch_size=batch_size, cut=cut)
+        if not paths[name].is_file():
+            progress(f"{encoder}: exporting {name}")
+            export_bundle(made, paths[name], calibration=calibration, batch_size=batch_size, cut=cut)
     return paths
 
 
