@@ -42,6 +42,7 @@ def name_halves(model: onnx.ModelProto, batch_inputs: tuple[str, ...]) -> bool:
     parts = _merged(graph, _stages(graph, values, batch_inputs), values)
     if parts is None:
         return False
+    _sink(graph, parts, values)
     names = _with_repeats(graph, parts, values)
     for i, (node, name) in enumerate(zip(graph.node, names, strict=True)):
         node.name = f"{name}/{i}"  # a node's name must be its own
@@ -128,6 +129,22 @@ def _merged(graph: onnx.GraphProto, parts: list[Part], values: _Values) -> list[
             current += 1
         renumbered[stage] = current
     return [(renumbered[s], half if s in kept else _JOINED) for s, half in parts]
+
+
+def _sink(graph: onnx.GraphProto, parts: list[Part], values: _Values) -> None:
+    """Move what only a later stage of the same half reads into that stage, in place, unless it sums up what it is made
+    of: else a forward pass would make the copies and derivatives that the backward pass needs, and keep them."""
+    readers: dict[str, list[Part]] = defaultdict(list)
+    kept = {output.name for output in graph.output}
+    for i in range(len(graph.node) - 1, -1, -1):
+        node, (stage, half) = graph.node[i], parts[i]
+        later = [part for name in node.output for part in readers[name]]
+        made, read = (max(map(values.bytes, names), default=0) for names in (node.output, node.input))
+        movable = half != _JOINED and later and all(s > stage and h == half for s, h in later)
+        if movable and (made >= read or node.op_type == "Slice") and kept.isdisjoint(node.output):
+            parts[i] = min(later)
+        for name in node.input:
+            readers[name].append(parts[i])
 
 
 def _with_repeats(graph: onnx.GraphProto, parts: list[Part], values: _Values) -> list[str]:

@@ -15,6 +15,7 @@ from export.lowerings.geometry import Choices, Convolution
 aten = torch.ops.aten
 Form = Callable[[Tensor, Tensor, Convolution], Tensor]
 FEW_CHANNELS = 8  # below this the shifted copies of all taps are cheap, and few GEMMs better than many
+_NARROW = 16  # input channels; a GEMM of so few columns is as fast as one of three times as many
 _WIDE_MAP = 1 << 7  # pixels; on smaller maps one GEMM over all samples beats one per sample
 
 
@@ -39,6 +40,7 @@ FORMS: dict[str, dict[str, Form]] = {
     "weight_gradient": {
         "pointwise": weight_gradient.pointwise,
         "separable": weight_gradient.separable,
+        "by_column": weight_gradient.by_column,
         "columns": weight_gradient.columns,
         "patches": weight_gradient.patches,
         "dense": depthwise.dense_weight_gradient,
@@ -70,7 +72,8 @@ def possible(family: str, sizes: Convolution) -> list[str]:
     if not sizes.plain_3x3 or sizes.c_in < FEW_CHANNELS:
         return general
     wide = sizes.size[0] * sizes.size[1] > _WIDE_MAP
-    return ["separable", *general] if wide else [*general, "separable"]
+    shifting = ["by_column", "separable"] if sizes.c_in <= _NARROW else ["separable", "by_column"]
+    return [*shifting, *general] if wide else [*general, *shifting]
 
 
 def possible_on_gpu(family: str, sizes: Convolution) -> list[str]:
