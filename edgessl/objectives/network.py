@@ -103,8 +103,6 @@ class Parts(nn.Module):
         def apply(theta: Tensor, part: str, *arguments: Any, evaluating: bool = False) -> tuple[Tensor, Slots]:
             def run(*arguments: Any) -> Tensor:
                 precision = torch.autocast(theta.device.type, autocast) if autocast is not None else nullcontext()
-                if autocast is not None and theta.is_cuda and modal:  # a group norm would turn them back
-                    arguments = tuple(_channels_last(x) for x in arguments)
                 with precision, evaluation_mode(self) if evaluating and modal else nullcontext():
                     tensors = layout.unflatten(theta)
                     if evaluating:  # then batch norms read their statistics, through which no gradient goes
@@ -129,12 +127,6 @@ def piece_starts(rows: int, most: int) -> list[int]:
         size = -(-half // -(-half // most))
         starts += range(begin, begin + half, size)
     return starts
-
-
-def _channels_last(x: Any) -> Any:
-    """Images in the layout that a GPU's matrix units read; anything else as it is."""
-    image = isinstance(x, Tensor) and x.dim() == 4
-    return x.contiguous(memory_format=torch.channels_last) if image else x
 
 
 def _in_chunks(run: Callable[..., Tensor], starts: list[int], arguments: tuple[Any, ...], recompute: bool) -> Tensor:
