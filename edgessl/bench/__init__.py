@@ -23,6 +23,7 @@ BENCHES: dict[str, str] = {
     "gpu": "edgessl.bench.gpu.run:run",
     "device": "edgessl.bench.device.run:run",
     "latent": "edgessl.bench.device.latent:run",
+    "settle": "edgessl.bench.device.settle:run",
     "faults": "edgessl.bench.faults.run:run",
     "attacks": "edgessl.bench.faults.attacks:run",
     "federated": "edgessl.bench.federated.run:run",

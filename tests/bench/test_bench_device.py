@@ -14,6 +14,20 @@ def test_settings():
         load_bench("device")(samples=1)
 
 
+def test_settle_settings():
+    with pytest.raises(ConfigError, match="calls >= 10"):
+        load_bench("settle")(calls=1)
+
+
+@pytest.mark.slow
+def test_what_settling_gives():
+    (row,) = load_bench("settle")(["ds_cnn_s"], calls=10)["rows"]
+    assert row["error"] is None
+    assert len(row["observe_ms"]) == len(row["embed_32_ms"]) == 2
+    assert row["settle_ms"] > 0
+    assert 0 <= row["settled_mb"] < 50
+
+
 def test_turns_are_put_together():
     turns = [{"open_ms": v, "peak_rss_mb": 10 * v, "lost": 1, "loads_torch": v == 2} for v in (3.0, 1.0, 2.0)]
     assert _together(turns) == {"open_ms": 2.0, "peak_rss_mb": 30.0, "lost": 3, "loads_torch": True}
