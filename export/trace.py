@@ -35,6 +35,7 @@ from export.lowerings import Lowerings
 from export.passes import clean
 from export.pieces import in_pieces, piece_rows
 from export.purity import refuse_impure
+from export.tensorrt.narrow import narrow_concats
 
 OPSET = 20
 IR_VERSION = 10
@@ -62,6 +63,8 @@ def trace_step(
         model = trace_function(function, arguments, inputs, outputs, lowerings, lines)
     if lowerings.flavour == "fast":
         name_halves(model, BATCH_INPUTS)
+    else:
+        narrow_concats(model)
     return model
 
 

@@ -7,10 +7,10 @@ its module and in `docs/step.md`. A family per file:
     depthwise         depthwise convolutions as batched GEMMs
     weight_gradient   of dense convolutions, as GEMMs
     input_gradient    of dense convolutions
-    whole             the weight gradient as one convolution, for GPUs
+    gathered          weight gradients for GPUs
     norms             group norm and layer norm, two flavours
     activations       GELU and its gradient
-    splitting         theta and chunks as slices
+    splitting         theta and chunks as slices, padded vectors as concatenations
 """
 
 from export.lowerings.geometry import Choices

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from edgessl.errors import ExportError
-from export.lowerings import depthwise, input_gradient, weight_gradient, whole
+from export.lowerings import depthwise, gathered, input_gradient, weight_gradient
 from export.lowerings.geometry import Choices, Convolution
 
 aten = torch.ops.aten
@@ -45,10 +45,11 @@ FORMS: dict[str, dict[str, Form]] = {
         "patches": weight_gradient.patches,
         "dense": depthwise.dense_weight_gradient,
         "rows": depthwise.rows_weight_gradient,
-        "whole": whole.weight_gradient,
+        "gathered": gathered.weight_gradient,
     },
 }
-_TAKE_GROUPS = ("dense", "rows", "whole")  # forms of the weight gradient; the others do one group
+_TAKE_GROUPS = ("dense", "rows")  # forms of the weight gradient; the others do one group
+_DENSE_ON_GPU = 1 << 16  # entries of one channel's Toeplitz matrix; 64 channels of 14x14 on an H200: rows 0.13, 0.08 ms
 Rules = Callable[[str, Convolution], list[str]]
 
 
@@ -77,10 +78,12 @@ def possible(family: str, sizes: Convolution) -> list[str]:
 
 
 def possible_on_gpu(family: str, sizes: Convolution) -> list[str]:
-    """As `possible`, for graphs that GPUs run: one operator for each part; a 1x1 convolution is a GEMM."""
-    if family == "weight_gradient":
-        return ["pointwise" if sizes.pointwise else "whole"]
-    return ["operator" if family == "forward" else "transposed"]
+    """As `possible`, for graphs that GPUs run: few operators, and those that cuDNN and TensorRT have kernels for."""
+    if family != "weight_gradient":
+        return ["operator" if family == "forward" else "transposed"]
+    if sizes.depthwise:
+        return ["dense" if depthwise.dense_pays(sizes, _DENSE_ON_GPU) else "rows"]
+    return ["pointwise" if sizes.pointwise else "gathered"]
 
 
 class ConvolutionLowering:

@@ -24,9 +24,9 @@ aten = torch.ops.aten
 DENSE_UP_TO = 1 << 14  # entries of one channel's Toeplitz matrix
 
 
-def dense_pays(sizes: Convolution) -> bool:
+def dense_pays(sizes: Convolution, most: int = DENSE_UP_TO) -> bool:
     """Whether the Toeplitz matrix of whole maps is small enough to beat everything else."""
-    return _entries(sizes) <= DENSE_UP_TO
+    return _entries(sizes) <= most
 
 
 def dense_forward(x: Tensor, weight: Tensor, sizes: Convolution) -> Tensor:

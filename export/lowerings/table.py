@@ -13,7 +13,7 @@ from export.lowerings.activations import gelu, gelu_backward
 from export.lowerings.convolution import ConvolutionLowering, possible, possible_on_gpu
 from export.lowerings.geometry import Choices
 from export.lowerings.norms import GroupNormLowering, LayerNormLowering, Standardisation
-from export.lowerings.splitting import split_with_sizes
+from export.lowerings.splitting import pad_vector, split_with_sizes
 
 aten = torch.ops.aten
 FLAVOURS = ("fast", "portable")
@@ -48,6 +48,8 @@ class Lowerings:
         table[aten.gelu.default] = gelu
         table[aten.gelu_backward.default] = gelu_backward
         table[aten.split_with_sizes.default] = split_with_sizes
+        if portable:
+            table[aten.constant_pad_nd.default] = pad_vector
         table[aten.native_group_norm.default] = group_norm.forward
         table[aten.native_group_norm_backward.default] = group_norm.backward
         table[aten.native_layer_norm.default] = layer_norm.forward

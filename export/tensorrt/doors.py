@@ -181,10 +181,8 @@ def _provider_session(
         with contextlib.suppress(AttributeError):  # since 1.21: CUDA's libraries from NVIDIA's wheels
             ort.preload_dlls()
         options = {"use_tf32": "0", **options} if name == "cuda" else options
-    if name == "cuda" and options.get("enable_cuda_graph") == "1":
-        from export.tensorrt.narrow import narrow_concats  # needs onnx, the other doors do not
-
-        model = narrow_concats(model)
+    if name == "cuda":
+        model = _narrowed(model)
     try:
         session = ort.InferenceSession(
             model, _session_options(threads), providers=[(provider, options)], enable_fallback=0
@@ -197,6 +195,17 @@ def _provider_session(
             f"{session.get_providers()[0]}. It takes: {how}"
         )
     return session, "cpu" if name == "cpu" else "cuda"
+
+
+def _narrowed(model: bytes) -> bytes:
+    """The graph with Concats as this provider takes them; portable steps have them already."""
+    import onnx  # the other doors do without
+
+    from export.tensorrt.narrow import narrow_concats
+
+    loaded = onnx.load_model_from_string(model)
+    narrow_concats(loaded)
+    return loaded.SerializeToString()
 
 
 def _plugin_session(model: bytes, options: dict[str, str]) -> tuple[ort.InferenceSession, str]:

@@ -17,7 +17,7 @@ from export.lowerings import Choices, Lowerings
 from export.lowerings.activations import gelu, gelu_backward
 from export.lowerings.convolution import FORMS, ConvolutionLowering, possible, possible_on_gpu
 from export.lowerings.norms import GroupNormLowering, LayerNormLowering, Standardisation
-from export.lowerings.splitting import split_with_sizes
+from export.lowerings.splitting import pad_vector, split_with_sizes
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
 QUICK = settings(max_examples=25, deadline=None, derandomize=True)
@@ -275,6 +275,15 @@ def test_split(sizes: list[int], dim: int) -> None:
     x = draw(4, 4)
     for ours, torchs in zip(split_with_sizes(x, sizes, dim), x.split(sizes, dim), strict=True):
         assert torch.equal(ours, torchs)
+
+
+@pytest.mark.parametrize("pad", [[0, 3], [2, 0], [1, 4], [0, 0]])
+def test_padding_of_a_vector(pad: list[int]) -> None:
+    assert torch.equal(pad_vector(draw(5), pad, 0.5), F.pad(draw(5), pad, value=0.5))
+
+
+def test_other_paddings_stay_operators() -> None:
+    assert pad_vector(draw(5), [-1, 2]) is pad_vector(draw(5, 5), [0, 1]) is NotImplemented
 
 
 @pytest.mark.parametrize(("affine", "flavour"), [(True, "fast"), (False, "fast"), (True, "portable")])
