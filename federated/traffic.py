@@ -15,7 +15,8 @@ from federated.compat.replies import Replies
 from federated.message import again, repeat
 
 CLOCKS = 600.0  # seconds that a device's clock may be off: a SuperLink takes no signature of more than five minutes
-PULL = 8  # replies in memory at once
+_AT_ONCE = 8  # replies in memory at once, of a grid that hands over all that it has
+_NAMES = 1000  # asked for at once where replies are taken one by one
 MOST_REMINDERS = 3
 _ATTEMPTS, _BUSY_SECONDS = 6, 2.0
 _log = logging.getLogger(__name__)
@@ -104,9 +105,9 @@ class Traffic:
         """Replies that are there now, with what they reply to; None: nothing that was ever asked."""
         while self._left:
             yield self._left.pop(0)
-        names = list(self._names)
-        for i in range(0, len(names), PULL):
-            yield from self._pull(names[i : i + PULL])
+        names, most = list(self._names), _NAMES if self._replies else _AT_ONCE
+        for i in range(0, len(names), most):
+            yield from self._pull(names[i : i + most])
 
     def overdue(self) -> list[Asked]:
         """What the time is up for; it is given up."""
