@@ -21,6 +21,7 @@ from federated.checkpoint import PER_NODE, Head, ServerStore, unspent
 from federated.codecs import parse_codec
 from federated.codecs.downlink import Downlink
 from federated.codecs.link import WHOLE
+from federated.compat.heartbeat import keep_beating
 from federated.compatibility import plan_of
 from federated.exchange import Exchange, Tally, dense
 from federated.lineage import Version, layout_hash
@@ -79,6 +80,7 @@ def make_server_app(
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
+        keep_beating(grid)
         downlink = (
             None if settings.downlink == WHOLE else Downlink(parse_codec(settings.downlink), version_of(initial_theta))
         )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import http.server
 import json
+import sqlite3
 import subprocess
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -136,6 +139,53 @@ def test_a_device_that_dies_while_it_uploads_holds_up_its_round_no_longer_than_a
     ((clients, why, seconds),) = [(r["clients"], list(r["failures"].values()), r["seconds"]) for r in rounds]
     assert (clients, why) == (1, ["no reply within 20 s"])
     assert seconds < 100  # its deadline's 20, and not the 180 of the SuperLink's patience
+
+
+class Locker(threading.Thread):
+    """Locks a SQLite database for longer than a SuperLink waits for it (5 s), again and again."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(daemon=True)
+        self.path, self.stop, self.locked = path, threading.Event(), 0
+
+    def run(self) -> None:
+        database = sqlite3.connect(self.path, timeout=30, isolation_level=None)
+        while not self.stop.wait(4.0):
+            with contextlib.suppress(sqlite3.OperationalError):
+                database.execute("BEGIN IMMEDIATE")
+                self.locked += 1
+                self.stop.wait(5.6)
+                database.execute("COMMIT")
+        database.close()
+
+
+def test_a_run_gets_through_a_database_that_is_locked_again_and_again(tmp_path, bundle_path, bundle, streams):
+    """Calls of every kind fail with HTTP 500, the nodes' and the ServerApp's; no device and no round is lost."""
+    port, folder = free_port(), tmp_path / "server"
+    serve = [*EDGESSL, "federate", "serve", str(folder), "--insecure", "--port", str(port), "--run", str(bundle_path)]
+    started = [Process(tmp_path / "serve.log", *serve, "--rounds", "6", "--remind-after", "20", "--json")]
+    locker = Locker(folder / "superlink.db")
+    try:
+        wait(lambda: "has begun" in started[0].text, "the run", *started)
+        for i in range(len(streams)):
+            join = [*EDGESSL, "federate", "join", str(bundle_path), "--server", f"127.0.0.1:{port}", "--insecure"]
+            join += ["--stream", str(tmp_path / f"s{i}.npy"), "--state", str(tmp_path / f"state-{i}"), "--seed", str(i)]
+            join += ["--local-steps", str(STEPS), "--poll", "0.2", "2", "--json"]
+            started.append(Process(tmp_path / f"d{i}.log", *join))
+        locker.start()
+        assert started[0].process.wait(300) == 0, started[0].text
+        events = [process.events() for process in started[1:]]
+    finally:
+        locker.stop.set()
+        for process in reversed(started):
+            process.stop()
+    found = FederationResult.load(folder / "run" / "theta.safetensors", bundle.digest)
+    print(f"locked {locker.locked} times: rounds took {[round(r['seconds'], 1) for r in found.rounds]} s")
+    assert locker.locked >= 2
+    assert [(r["clients"], r["failures"]) for r in found.rounds] == [(2, {})] * 6
+    assert [sum(event["event"] == "answered" for event in each) for each in events] == [6, 6]
+    here = federate_in_process(bundle, streams, rounds=6, local_steps=STEPS, workdir=tmp_path / "here")
+    np.testing.assert_allclose(found.theta, here.theta, atol=1e-6)
 
 
 def test_flowers_own_node_that_was_killed_goes_on_with_what_it_had_learned(tmp_path, bundle_path, bundle, streams):

@@ -1,4 +1,4 @@
-"""Replies taken from a SuperLink in memory through Flower's HttpGrid: none holds up another, none is lost."""
+"""Flower's HttpGrid on a SuperLink in memory: no reply holds up another, none is lost, the heartbeat goes on."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from fake_node import THETA
 from fake_superlink import message, records
 from flwr.app import Message
 from flwr.proto import message_pb2, runtime_pb2
+from flwr.supercore.heartbeat import make_task_heartbeat_fn_http
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.superlink.grid.http_grid import HttpGrid
 from hypothesis import given, settings
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from federated import compat
 from federated.compat import fleet
+from federated.compat.heartbeat import keep_beating
 from federated.compat.replies import Replies
 from federated.traffic import Traffic
 
@@ -70,6 +72,10 @@ class Runtime:
         there, found = name not in self.missing, name not in self.gone
         content = self.objects[name] if there and found else b""
         return message_pb2.PullObjectResponse(object_found=found, object_available=there, object_content=content)
+
+    def SendTaskHeartbeat(self, request):  # noqa: N802
+        self._maybe()
+        return runtime_pb2.SendTaskHeartbeatResponse(success=True)
 
     def ConfirmMessageReceived(self, request):  # noqa: N802
         self._maybe()
@@ -176,6 +182,18 @@ def test_whatever_fails_and_is_late_every_reply_comes_once(fail, late):
     found.extend(replies.pull(left()))
     assert sorted(reply.metadata.reply_to_message_id for reply in found) == sorted(posted)
     assert not any(reply.has_error() for reply in found)
+
+
+def test_a_busy_database_does_not_end_the_heartbeat(runtime):
+    """Flower's own function: it would raise, which ends Flower's thread; False makes that try again."""
+    grid = grid_of(runtime)
+    runtime.fail = [True, True]
+    with pytest.raises(httpx.HTTPStatusError):
+        make_task_heartbeat_fn_http(grid._runtime_client)()
+    beat = make_task_heartbeat_fn_http(grid._runtime_client)
+    keep_beating(grid)
+    assert [beat(), beat()] == [False, True]
+    keep_beating(SimpleNamespace())
 
 
 class TestTraffic:
