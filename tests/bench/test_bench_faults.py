@@ -75,7 +75,7 @@ def test_kills_and_soak(tmp_path):
     assert (result["kills"], result["corrupted"], result["lost_acknowledged"]) == (8, 0, 0)
     kills, soak = result["rows"]
     assert kills["acknowledged"] >= 8
-    assert soak["observed"] == 6000 == result["soak_samples"]
+    assert soak["observed"] == result["soak_samples"] >= 6000  # whole blocks
     assert (soak["refused"], soak["failures"]) == (0, 0)
     assert soak["steps"] > 0
     assert 0 < soak["disk_bytes"] <= soak["disk_bound_bytes"]
