@@ -73,7 +73,7 @@ class Graphs:
 def trace_graphs(step: TrainStep, batch_size: int, *, portable: bool = False, tuning: Tuning | None = None) -> Graphs:
     """Trace the training step for batches of `batch_size`, the encoder for any, and what a strategy consolidates with.
 
-    A `portable` step is one that TensorRT takes too, some per cent slower on ONNX Runtime's CPU. With a `tuning` of
+    A `portable` step is one for GPUs that TensorRT takes too, up to twice as slow on a CPU. With a `tuning` of
     the same step its convolutions take the forms that were measured to be the fastest.
 
     Raises:

@@ -43,13 +43,11 @@ class Tuning:
 
     Attributes:
         threads: compute threads it was measured with.
-        flavour: of the step it was measured for.
         ms: the figures; sites for which the time was not enough are not in it.
         open_sites: how many sites there were to measure.
     """
 
     threads: int
-    flavour: str
     ms: Mapping[str, Times]
     open_sites: int
 
@@ -77,7 +75,6 @@ def tune(
     *,
     threads: int = 1,
     seconds: float = 60.0,
-    portable: bool = False,
     progress: Callable[[int, int, str], None] = lambda done, total, site: None,
     time_forms: TimeForms | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -85,7 +82,7 @@ def tune(
     """Time the forms of every convolution of a training step, those with the most arithmetic first.
 
     Args:
-        step, batch_size, portable: as for `trace_graphs`.
+        step, batch_size: as for `trace_graphs`; the step is for CPUs.
         threads: compute threads a device will train with.
         seconds: after which no further site is begun; building the small graphs counts.
         progress: told after each site how many of how many are done, and which comes next.
@@ -100,7 +97,7 @@ def tune(
         raise ConfigError(f"tuning: expected threads >= 1 and seconds > 0, found {threads} and {seconds}")
     until = clock() + seconds
     measure = time_forms or time_on_onnxruntime
-    lowerings = Lowerings("portable" if portable else "fast")
+    lowerings = Lowerings()
     lower_step(step, (batch_size, *step.parts.encoder.input_shape), lowerings)
     sites = sorted(lowerings.choices.open_sites.items(), key=lambda item: (-_products(item[1][1]), item[0]))
     ms: dict[str, Times] = {}
@@ -110,7 +107,7 @@ def tune(
             break
         ms[site] = measure(family, sizes, possible(family, sizes), threads)
     progress(len(ms), len(sites), "")
-    return Tuning(threads, lowerings.flavour, ms, len(sites))
+    return Tuning(threads, ms, len(sites))
 
 
 def time_on_onnxruntime(family: str, sizes: Convolution, forms: Sequence[str], threads: int) -> Times:

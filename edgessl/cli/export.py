@@ -52,7 +52,7 @@ CALIBRATION_SAMPLES = 512  # at most, evenly spaced over the data
 @click.option("--bits", type=click.IntRange(2, 8), default=7, show_default=True, help="Of int8 weights, on a CPU.")
 @click.option("--requantize", is_flag=True, help="Let the device make its int8 encoder anew from what it learned.")
 @click.option("--no-int8", is_flag=True, help="Leave the int8 encoder out.")
-@click.option("--portable", is_flag=True, help="A training step for TensorRT too, some per cent slower on the CPU.")
+@click.option("--portable", is_flag=True, help="A training step for GPUs and TensorRT; up to twice as slow on a CPU.")
 @click.option(
     "--tune",
     type=click.FloatRange(1),
@@ -115,6 +115,8 @@ def export(
         raise click.UsageError("--cut needs an int8 backbone: give --calibrate DATA instead of --no-int8.")
     if no_int8 and (targets or requantize):
         raise click.UsageError("--no-int8 leaves every quantized encoder out; it excludes --targets and --requantize.")
+    if portable and tune is not None:
+        raise click.UsageError("--tune times this machine's CPU; a --portable step is for GPUs, give one of them.")
     if strategy_options and strategy is None:
         raise click.UsageError("--strategy-option needs --strategy NAME.")
     out = out or _beside(checkpoint)
@@ -134,7 +136,7 @@ def export(
         forms = tuple(targets) if targets else ("ort-cpu",)
         quantization = Quantization(Settings(method=method, weight_bits=bits), forms, requantize)
         step = device_step(loaded, strategy=part, cut=cut)[0]
-        tuning = None if tune is None else _tuned(stages, step, batch_size, tune, tune_threads, portable)
+        tuning = None if tune is None else _tuned(stages, step, batch_size, tune, tune_threads)
         stages.update("tracing encoder and training step")
         graphs = trace_graphs(step, batch_size, portable=portable, tuning=tuning)
         stages.update("parity gate against torch" if no_int8 else "int8, parity gate against torch")
@@ -164,13 +166,13 @@ def export(
     )
 
 
-def _tuned(stages: Stages, step: TrainStep, batch_size: int, seconds: float, threads: int, portable: bool) -> Tuning:
+def _tuned(stages: Stages, step: TrainStep, batch_size: int, seconds: float, threads: int) -> Tuning:
     from export.tuning import tune
 
     def progress(done: int, total: int, site: str) -> None:
         stages.update("timing forms of convolutions", done / total if total else 1.0, site)
 
-    tuning = tune(step, batch_size, threads=threads, seconds=seconds, portable=portable, progress=progress)
+    tuning = tune(step, batch_size, threads=threads, seconds=seconds, progress=progress)
     if left := tuning.open_sites - len(tuning.ms):
         stages.warn(f"--tune {seconds:g}: the time was up with {left} of {tuning.open_sites} left to the rules")
     return tuning

@@ -36,6 +36,7 @@ MISTAKES = [
     ("export {tmp}/none --calibrate digits --no-int8", "--no-int8"),
     ("export {tmp}/none --no-int8 --set lr=fast", "'lr' takes a number"),
     ("export {tmp}/none --no-int8 --cut block2", "--cut needs an int8 backbone"),
+    ("export {tmp}/none --no-int8 --portable --tune 5", "a --portable step is for GPUs"),
     ("export {tmp}/none --no-int8 --strategy-option form=predictive", "needs --strategy NAME"),
     ("inspect {tmp}/none", "none"),
     ("inspect {tmp}", "manifest.json"),

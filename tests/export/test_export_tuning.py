@@ -100,7 +100,7 @@ def test_the_bundle_keeps_the_figures_and_inspect_shows_them(
     checkpoint: Checkpoint, graphs: Graphs, tmp_path: Path
 ) -> None:
     site, form = next(iter(graphs.forms.items()))
-    tuning = Tuning(2, "fast", {site: {form: 1.23456, "other": 2.0}}, 5)
+    tuning = Tuning(2, {site: {form: 1.23456, "other": 2.0}}, 5)
     path = tmp_path / "tuned.edgessl"
     bundle = export_bundle(checkpoint, path, calibration=None, graphs=replace(graphs, tuning=tuning))
     kept: Any = bundle.manifest.provenance["step"]
