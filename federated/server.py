@@ -21,7 +21,7 @@ from federated.checkpoint import PER_NODE, Head, ServerStore, unspent
 from federated.codecs import parse_codec
 from federated.codecs.downlink import Downlink
 from federated.codecs.link import WHOLE
-from federated.compat.heartbeat import keep_beating
+from federated.compat.heartbeat import beating
 from federated.compatibility import plan_of
 from federated.exchange import Exchange, Tally, dense
 from federated.lineage import Version, layout_hash
@@ -80,7 +80,6 @@ def make_server_app(
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        keep_beating(grid)
         downlink = (
             None if settings.downlink == WHOLE else Downlink(parse_codec(settings.downlink), version_of(initial_theta))
         )
@@ -94,7 +93,8 @@ def make_server_app(
         first = Version(
             secrets.token_hex(8), 0, 0, version_of(initial_theta), "", layout_hash(layout) if layout else ""
         )
-        with ServerStore(state_dir, bundle_digest) if state_dir is not None else nullcontext() as store:
+        kept = ServerStore(state_dir, bundle_digest) if state_dir is not None else nullcontext()
+        with beating(grid), kept as store:
             history = run.start(store, Head(first, initial_theta))
             try:
                 while run.head.last < settings.rounds:

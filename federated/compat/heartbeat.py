@@ -1,31 +1,45 @@
 """The heartbeat of a ServerApp, which must outlive a SuperLink's bad moments."""
 
-from typing import Any
+import contextlib
+from collections.abc import Callable, Iterator
 
 import httpx
 from flwr.serverapp import Grid
+from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
 from flwr.superlink.grid.http_grid import HttpGrid
 
 from federated.compat import temporary
 
 
-def keep_beating(grid: Grid) -> None:
-    """Have Flower's heartbeat try again where it would die; a grid that speaks with no SuperLink has none.
+@contextlib.contextmanager
+def beating(grid: Grid) -> Iterator[None]:
+    """Beats beside Flower's own thread; a grid that speaks with no SuperLink needs it not.
 
-    Flower's thread retries when the link fails, and ends with any other error: of HTTP 500 once, while the SuperLink's
+    Flower's retries when the link fails, and ends with any other error: of HTTP 500 once, while the SuperLink's
     database was locked, and a minute later the SuperLink ends the run, "No heartbeat received from the task".
     """
     if not isinstance(grid, HttpGrid):
+        yield
         return
-    client: Any = grid._runtime_client  # the one that Flower's thread speaks through
-    beat = client.SendTaskHeartbeat
+    sender = HeartbeatSender(steadfast(grid))
+    sender.start()
+    try:
+        yield
+    finally:
+        if sender.is_running:
+            sender.stop()
 
-    def send(request: Any) -> Any:
+
+def steadfast(grid: HttpGrid) -> Callable[[], bool]:
+    """One beat as Flower makes it, but False, which means again, where the SuperLink failed for the moment."""
+    beat = make_task_heartbeat_fn_http(grid._runtime_client)
+
+    def again() -> bool:
         try:
-            return beat(request)
+            return beat()
         except httpx.HTTPStatusError as error:
             if not temporary(error):
                 raise
-            raise httpx.TransportError(str(error)) from None
+            return False
 
-    client.SendTaskHeartbeat = send
+    return again

@@ -24,6 +24,7 @@ from federated.deployment.programs import Programs, environment, free_port, writ
 
 pytestmark = pytest.mark.deploy
 STEPS = 10
+LOCKED_ROUNDS = 18  # more than a minute, after which a SuperLink ends a run without a heartbeat
 
 
 class Relay(http.server.ThreadingHTTPServer):
@@ -163,7 +164,9 @@ def test_a_run_gets_through_a_database_that_is_locked_again_and_again(tmp_path, 
     """Calls of every kind fail with HTTP 500, the nodes' and the ServerApp's; no device and no round is lost."""
     port, folder = free_port(), tmp_path / "server"
     serve = [*EDGESSL, "federate", "serve", str(folder), "--insecure", "--port", str(port), "--run", str(bundle_path)]
-    started = [Process(tmp_path / "serve.log", *serve, "--rounds", "6", "--remind-after", "20", "--json")]
+    started = [
+        Process(tmp_path / "serve.log", *serve, "--rounds", str(LOCKED_ROUNDS), "--remind-after", "20", "--json")
+    ]
     locker = Locker(folder / "superlink.db")
     try:
         wait(lambda: "has begun" in started[0].text, "the run", *started)
@@ -182,9 +185,9 @@ def test_a_run_gets_through_a_database_that_is_locked_again_and_again(tmp_path, 
     found = FederationResult.load(folder / "run" / "theta.safetensors", bundle.digest)
     print(f"locked {locker.locked} times: rounds took {[round(r['seconds'], 1) for r in found.rounds]} s")
     assert locker.locked >= 2
-    assert [(r["clients"], r["failures"]) for r in found.rounds] == [(2, {})] * 6
-    assert [sum(event["event"] == "answered" for event in each) for each in events] == [6, 6]
-    here = federate_in_process(bundle, streams, rounds=6, local_steps=STEPS, workdir=tmp_path / "here")
+    assert [(r["clients"], r["failures"]) for r in found.rounds] == [(2, {})] * LOCKED_ROUNDS
+    assert [sum(event["event"] == "answered" for event in each) for each in events] == [LOCKED_ROUNDS] * 2
+    here = federate_in_process(bundle, streams, rounds=LOCKED_ROUNDS, local_steps=STEPS, workdir=tmp_path / "here")
     np.testing.assert_allclose(found.theta, here.theta, atol=1e-6)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from types import SimpleNamespace
 
 import httpx
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 
 from federated import compat
 from federated.compat import fleet
-from federated.compat.heartbeat import keep_beating
+from federated.compat.heartbeat import beating, steadfast
 from federated.compat.replies import Replies
 from federated.traffic import Traffic
 
@@ -37,6 +38,7 @@ class Runtime:
         self.asked: list[str] = []
         self.confirmed: list[str] = []
         self.announced: set[str] = set()
+        self.beat = threading.Event()
 
     def post(self, step: float) -> tuple[str, fleet.Packed]:
         """A device announces a reply: the name of its message, and the reply."""
@@ -75,6 +77,7 @@ class Runtime:
 
     def SendTaskHeartbeat(self, request):  # noqa: N802
         self._maybe()
+        self.beat.set()
         return runtime_pb2.SendTaskHeartbeatResponse(success=True)
 
     def ConfirmMessageReceived(self, request):  # noqa: N802
@@ -185,15 +188,20 @@ def test_whatever_fails_and_is_late_every_reply_comes_once(fail, late):
 
 
 def test_a_busy_database_does_not_end_the_heartbeat(runtime):
-    """Flower's own function: it would raise, which ends Flower's thread; False makes that try again."""
+    """Flower's own function raises, which ends Flower's thread; False makes that try again."""
     grid = grid_of(runtime)
     runtime.fail = [True, True]
     with pytest.raises(httpx.HTTPStatusError):
         make_task_heartbeat_fn_http(grid._runtime_client)()
-    beat = make_task_heartbeat_fn_http(grid._runtime_client)
-    keep_beating(grid)
+    beat = steadfast(grid)
     assert [beat(), beat()] == [False, True]
-    keep_beating(SimpleNamespace())
+
+
+def test_it_beats_while_a_run_lasts(runtime):
+    with beating(grid_of(runtime)):
+        assert runtime.beat.wait(10)
+    with beating(SimpleNamespace()):
+        pass
 
 
 class TestTraffic:
