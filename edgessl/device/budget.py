@@ -7,6 +7,8 @@ interpreter and of the libraries themselves, some 60 MB (`edgessl doctor --devic
 
 import re
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import onnxruntime as ort
 
@@ -48,12 +50,26 @@ def cap_arena(most_bytes: int) -> None:
                 f"onnxruntime's arena is capped at {_arena_bytes} bytes in this process and cannot be capped at "
                 f"{most_bytes} now; open every learner with the same budget, or use another process"
             )
-        where = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
-        same_as_requested = 1  # chunks as large as asked for, not the next power of two
-        ort.create_and_register_allocator(
-            where, ort.OrtArenaCfg({"max_mem": most_bytes, "arena_extend_strategy": same_as_requested})
-        )
+        _register_arena(most_bytes)
         _arena_bytes = most_bytes
+
+
+@contextmanager
+def one_arena() -> Iterator[bool]:
+    """Sessions made within that use the environment's allocators share one new arena, so that what one run gives back
+    is there for the next session's. False where the process has a cap: its arena is not replaced."""
+    with _lock:
+        if not _arena_bytes:
+            _register_arena(0)
+        yield not _arena_bytes
+
+
+def _register_arena(most_bytes: int) -> None:
+    where = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    same_as_requested = 1  # chunks as large as asked for, not the next power of two
+    ort.create_and_register_allocator(  # for sessions made from now on; those there are keep theirs
+        where, ort.OrtArenaCfg({"max_mem": most_bytes, "arena_extend_strategy": same_as_requested})
+    )
 
 
 def short_of(error: Exception) -> str:

@@ -1,9 +1,10 @@
-"""A training step whose two halves run at once, in two threads.
+"""A training step in parts: its two halves run at once, in two threads, or one after the other in less memory.
 
 A graph's nodes may be named "PARTS/NUMBER" for the parts of the step they belong to (`export.branches`): "0", "2",
 "4" ... for what joins the halves of a batch, "1a", "1b" ... for what one half does by itself. Here the graph is cut
-along these names and each part becomes a session; of a stage with two halves, one runs in a thread of its own. The
-parts are the graph's own bytes in another arrangement, and the same values come out each time.
+along these names and each part becomes a session. Of a stage with two halves, one runs in a thread of its own, or they
+take turns: then each needs its memory alone, and what is cheap to make again is not kept in between. The parts are the
+graph's own bytes in another arrangement, and the same values come out each time.
 """
 
 import re
@@ -19,7 +20,7 @@ from edgessl.errors import BundleError
 _WHAT = "the training step"
 _MODEL_GRAPH = 7
 _NODE, _GRAPH_NAME, _INITIALIZER, _INPUT, _OUTPUT, _VALUE_INFO = 1, 2, 5, 11, 12, 13
-_NODE_INPUT, _NODE_OUTPUT, _NODE_NAME = 1, 2, 3
+_NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OPERATOR = 1, 2, 3, 4
 _PART = re.compile(r"(\d{1,3})[ab]?")
 _NAME = {_INITIALIZER: 8, _INPUT: 1, _OUTPUT: 1, _VALUE_INFO: 1}
 
@@ -53,13 +54,20 @@ def _stage(name: str) -> int:
     return int(found[1])
 
 
-def has_halves(model: bytes) -> bool:
-    """Whether a checked graph names parts that can run at once."""
+def made_again(model: bytes) -> set[str] | None:
+    """The operators of a checked graph that more than one part computes; None for a graph that names no halves."""
     graphs = (value for number, _, value in fields(memoryview(model), _WHAT) if number == _MODEL_GRAPH)
     nodes = (
         data for graph in graphs if isinstance(graph, memoryview) for n, _, data in fields(graph, _WHAT) if n == _NODE
     )
-    return any("1a" in _node(data).parts for data in nodes if isinstance(data, memoryview))
+    halved, again = False, set[str]()
+    for data in nodes:
+        if isinstance(data, memoryview):
+            names, operators = _texts(data, _NODE_NAME, _NODE_OPERATOR)
+            parts = _parts(names)
+            halved |= "1a" in parts
+            again.update(operators if len(parts) > 1 else ())
+    return again if halved else None
 
 
 def cut(model: bytes) -> tuple[list[Part], list[str]]:
@@ -148,8 +156,11 @@ class _Graph:
 
 def _node(data: memoryview) -> _Node:
     names, reads, makes = _texts(data, _NODE_NAME, _NODE_INPUT, _NODE_OUTPUT)
-    name = "".join(names).split("/")[0]
-    return _Node(data, name.split() or ["0"], [read for read in reads if read], [made for made in makes if made])
+    return _Node(data, _parts(names), [read for read in reads if read], [made for made in makes if made])
+
+
+def _parts(names: list[str]) -> list[str]:
+    return "".join(names).split("/")[0].split() or ["0"]
 
 
 def _texts(data: memoryview, *wanted: int) -> list[list[str]]:
@@ -166,23 +177,28 @@ class HalvesSession:
 
     Args:
         model: a checked graph with halves.
-        make: a session of a part's bytes, told whether it is one half of two.
+        make: a session of a part's bytes, told whether it runs beside another.
+        at_once: run the two halves of a stage in two threads, not one after the other.
     """
 
-    def __init__(self, model: bytes, make: Callable[[bytes, bool], ort.InferenceSession]) -> None:
+    def __init__(self, model: bytes, make: Callable[[bytes, bool], ort.InferenceSession], at_once: bool) -> None:
         parts, self._outputs = cut(model)
-        self._sessions = {part.name: make(part.model, not part.name.isdigit()) for part in parts}
-        self._stages: list[list[Part]] = []
+        self._sessions = {part.name: make(part.model, at_once and not part.name.isdigit()) for part in parts}
+        self._turns: list[list[Part]] = []
         for part in parts:
-            if not self._stages or self._stages[-1][0].stage != part.stage:
-                self._stages.append([])
-            self._stages[-1].append(part)
-        self._last_read = {value: part.stage for part in parts for value in part.reads}
+            if not self._turns or not at_once or self._turns[-1][0].stage != part.stage:
+                self._turns.append([])
+            self._turns[-1].append(part)
+        last = {value: turn for turn, now in enumerate(self._turns) for part in now for value in part.reads}
+        self._done: list[list[str]] = [[] for _ in self._turns]
+        for value, turn in last.items():
+            if value not in self._outputs:
+                self._done[turn].append(value)
         self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="edgessl-half")
 
     def get_inputs(self) -> list[ort.NodeArg]:
         """The step's inputs; the first part declares them all."""
-        return list(self._sessions[self._stages[0][0].name].get_inputs())
+        return list(self._sessions[self._turns[0][0].name].get_inputs())
 
     def get_outputs(self) -> list[ort.NodeArg]:
         """The step's outputs."""
@@ -192,12 +208,11 @@ class HalvesSession:
     def run_with_ort_values(self, outputs: Sequence[str], feeds: Mapping[str, ort.OrtValue]) -> list[ort.OrtValue]:
         """The step's `outputs`, for all of its inputs."""
         values = dict(feeds)
-        for stage in self._stages:
-            others = [self._threads.submit(self._run, part, values) for part in stage[1:]]
-            made = [self._run(stage[0], values), *(other.result() for other in others)]
-            for name, last in self._last_read.items():
-                if last == stage[0].stage and name not in self._outputs:
-                    values.pop(name, None)  # what the halves kept for their backward passes is most of a step's memory
+        for turn, done in zip(self._turns, self._done, strict=True):
+            others = [self._threads.submit(self._run, part, values) for part in turn[1:]]
+            made = [self._run(turn[0], values), *(other.result() for other in others)]
+            for name in done:
+                values.pop(name, None)  # what the halves kept for their backward passes is most of a step's memory
             for results in made:
                 values.update(results)
         return [values[name] for name in outputs]

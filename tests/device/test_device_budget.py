@@ -82,3 +82,30 @@ def test_warming_up_changes_nothing(bundle, kit, tmp_path):
             learner.learn(max_steps=4)
         np.testing.assert_array_equal(one.theta, two.theta)
         assert one.metrics()["attempts"] == two.metrics()["attempts"]
+
+
+def test_the_arena_of_a_steps_parts_lifts_no_cap_and_is_under_none_that_comes_later():
+    found = child("""
+        import numpy as np, onnx.parser
+        from edgessl.device.budget import one_arena
+        from edgessl.device.runtime import _run, _value
+        head = '<ir_version: 10, opset_import: ["" : 20]> g (int64[1] n) => (float[M] y) '
+        model = onnx.parser.parse_model(head + "{ z = ConstantOfShape (n)\\n y = Neg (z) }").SerializeToString()
+        with one_arena() as own:
+            before = SessionProfile().session(model, "g", shared=own)
+        capped = SessionProfile(arena_bytes=1 << 20)
+        first = capped.session(model, "g")
+        with one_arena() as second:
+            after = SessionProfile().session(model, "g", shared=second)
+        sessions = before, first, capped.session(model, "g"), after
+        held = []
+        for session in sessions:
+            try:
+                _run(session, ["y"], {"n": _value(np.array([10_000_000]))})
+            except BudgetError:
+                held.append(True)
+            else:
+                held.append(False)
+        print(json.dumps([own, second, held]))
+    """)
+    assert found == [True, False, [False, True, True, False]]

@@ -8,7 +8,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgessl.device.halves import HalvesSession, cut, has_halves
+from edgessl.device.halves import HalvesSession, cut, made_again
 from edgessl.device.runtime import SessionProfile
 from edgessl.errors import BundleError
 
@@ -64,9 +64,10 @@ def feeds(seed: int = 0) -> dict[str, ort.OrtValue]:
     return {name: ort.OrtValue.ortvalue_from_numpy(array.astype(np.float32)) for name, array in arrays.items()}
 
 
-def test_the_halves_give_what_the_whole_graph_gives() -> None:
-    halves = SessionProfile(threads=2).step_session(model(), "step")
-    whole = SessionProfile(threads=2, halves=False).step_session(model(), "step")
+@pytest.mark.parametrize("profile", [SessionProfile(threads=2), SessionProfile(), SessionProfile(arena=False)])
+def test_the_halves_give_what_the_whole_graph_gives(profile: SessionProfile) -> None:
+    halves = profile.step_session(model(), "step")
+    whole = SessionProfile(threads=2).session(model(), "step")
     assert isinstance(halves, HalvesSession)
     assert isinstance(whole, ort.InferenceSession)
     for session in (halves, whole):
@@ -102,14 +103,27 @@ def test_parts_hold_their_own_nodes_and_what_they_make_again() -> None:
         onnx.checker.check_model(onnx.load_from_string(part.model))
 
 
-def test_one_thread_or_a_capped_arena_takes_the_whole_graph() -> None:
-    assert has_halves(model())
-    assert isinstance(SessionProfile().step_session(model(), "step"), ort.InferenceSession)
-    plain = onnx.load_from_string(model())
+def test_halves_at_once_and_in_turn_give_the_same_bytes() -> None:
+    profiles = [SessionProfile(threads=2, halves=halves) for halves in (True, False)]
+    at_once, in_turn = (profile.step_session(model(), "step") for profile in profiles)
+    for seed in range(3):
+        found = [s.run_with_ort_values(["loss", "next.w"], feeds(seed)) for s in (at_once, in_turn)]
+        assert [v.numpy().tobytes() for v in found[0]] == [v.numpy().tobytes() for v in found[1]]
+
+
+def test_a_graph_without_halves_and_one_that_makes_an_error_function_again_stay_whole() -> None:
+    assert made_again(model()) == {"Relu"}
+    assert isinstance(SessionProfile().step_session(model(), "step"), HalvesSession)
+    plain, costly = onnx.load_from_string(model()), onnx.load_from_string(model())
     for node in plain.graph.node:
         node.name = ""
-    assert not has_halves(plain.SerializeToString())
+    for node in costly.graph.node:
+        node.op_type = "Erf" if node.op_type == "Relu" else node.op_type
+    assert made_again(plain.SerializeToString()) is None
     assert isinstance(SessionProfile(threads=2).step_session(plain.SerializeToString(), "step"), ort.InferenceSession)
+    step = costly.SerializeToString()
+    assert isinstance(SessionProfile(threads=2).step_session(step, "step"), HalvesSession)
+    assert isinstance(SessionProfile(threads=2, halves=False).step_session(step, "step"), ort.InferenceSession)
 
 
 @pytest.mark.parametrize(
