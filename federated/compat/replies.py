@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,8 @@ from flwr.supercore.inflatable import inflatable_object, inflatable_utils
 from flwr.superlink.grid.http_grid import HttpGrid
 
 from federated.compat import CLIENT_RAISED, LOST, SERVER_NODE_ID, temporary
+
+_REQUESTS = 8  # at once, for the objects of one reply
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Replies:
     def __init__(self, grid: HttpGrid) -> None:
         self._grid = grid
         self._coming: dict[str, _Coming] = {}  # by what they reply to
+        self._pool = ThreadPoolExecutor(_REQUESTS, "replies")
 
     @classmethod
     def of(cls, grid: Grid) -> Replies | None:
@@ -70,26 +74,34 @@ class Replies:
 
     def _take(self, name: str) -> Message | None:
         """The reply to the message of that name; None while it is not there whole."""
-        coming, client = self._coming[name], self._grid._runtime_client
-        about: dict[str, Any] = {"node": self._grid.node, "run_id": self._grid.run.run_id}
-        for part in reversed(coming.objects):  # what nodes hand over last: where it is missing, nothing need be held
-            if part not in coming.here:
-                answer = client.PullObject(message_pb2.PullObjectRequest(object_id=part, **about))
+        coming = self._coming[name]
+        last = coming.objects[-1:]  # what nodes hand over last: where it is missing, nothing else need be held
+        for parts in (last, coming.objects[:-1]):
+            wanted = [part for part in parts if part not in coming.here]
+            for part, answer in zip(wanted, self._pool.map(self._object, wanted), strict=True):
                 if not answer.object_found:
                     self.forget(name)
                     return _error(name, LOST[0], "the device did not hand over its reply to the end")
-                if not answer.object_available:
-                    return None
-                coming.here[part] = answer.object_content
+                if answer.object_available:
+                    coming.here[part] = answer.object_content
+            if not coming.here.keys() >= set(parts):
+                return None
         self.forget(name)
         try:
-            client.ConfirmMessageReceived(
-                message_pb2.ConfirmMessageReceivedRequest(message_object_id=coming.name, **about)
-            )
+            self._confirm(coming.name)
         except Exception as error:  # what is not confirmed stays in the SuperLink's store, no more
             if not temporary(error):
                 raise
         return _put_together(name, coming)
+
+    def _object(self, name: str) -> Any:
+        request = message_pb2.PullObjectRequest(node=self._grid.node, run_id=self._grid.run.run_id, object_id=name)
+        return self._grid._runtime_client.PullObject(request)
+
+    def _confirm(self, name: str) -> None:
+        run = self._grid.run.run_id
+        request = message_pb2.ConfirmMessageReceivedRequest(node=self._grid.node, run_id=run, message_object_id=name)
+        self._grid._runtime_client.ConfirmMessageReceived(request)
 
 
 def _put_together(name: str, coming: _Coming) -> Message:
