@@ -22,6 +22,7 @@ def test_unknown_parts() -> None:
         run(parts=["tail"])
 
 
+@pytest.mark.slow
 def test_without_contenders_the_graphs_are_exported_once_and_kept(tmp_path: Path) -> None:
     assert run(["cnn1d"], [], parts=["encoder"], graphs=str(tmp_path))["rows"] == []
     (kept,) = tmp_path.iterdir()
