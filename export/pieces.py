@@ -17,7 +17,8 @@ from edgessl.encoders.base import Encoder, evaluation_mode
 from edgessl.encoders.norm import BatchNorm
 from edgessl.step import TrainStep
 
-HALVED_FROM = 1 << 20  # bytes of a batch's largest activation; halves of less cost one thread 6-8 % (DS-CNN, 1-D CNN)
+HALVED_FROM = 1 << 20  # bytes of a batch's largest activation; halves of less cost one thread 6-8 % (DS-CNN)
+SIGNALS_HALVED_FROM = 1 << 18  # with 1-D convolutions, to which onnxruntime gives no second thread: halves win it back
 PIECE_BYTES = 1 << 21  # of the largest activation; some of it, its gradient and a copy then fit a level-3 cache
 _FLOAT = 4
 
@@ -32,7 +33,8 @@ def piece_rows(encoder: Encoder, theta_size: int, batch_size: int) -> int | None
     if any(isinstance(module, BatchNorm) for module in encoder.modules()):
         return None  # its samples see each other
     per_sample = _FLOAT * largest_activation(encoder)
-    if batch_size * per_sample < HALVED_FROM:
+    signals = any(isinstance(module, nn.Conv1d) for module in encoder.modules())
+    if batch_size * per_sample < (SIGNALS_HALVED_FROM if signals else HALVED_FROM):
         return None
     rows = max(PIECE_BYTES, _FLOAT * theta_size) // per_sample
     return 1 << (int(rows).bit_length() - 1) if rows else 1

@@ -47,7 +47,7 @@ def train() -> onnx.ModelProto:
         default_views("signal", SHAPE),
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pieces, "HALVED_FROM", 1)
+        patch.setattr(pieces, "SIGNALS_HALVED_FROM", 1)
         return trace_step(step, (BATCH, *SHAPE))
 
 
@@ -65,7 +65,7 @@ def feeds(model: onnx.ModelProto, seed: int) -> dict[str, ort.OrtValue]:
 def test_halves_run_at_once_give_the_whole_graphs_values(train: onnx.ModelProto) -> None:
     data = train.SerializeToString()
     halves = SessionProfile(threads=2).step_session(data, "step")
-    whole = SessionProfile(threads=1).step_session(data, "step")
+    whole = SessionProfile(threads=1).session(data, "step")
     assert isinstance(halves, HalvesSession)
     names = [output.name for output in train.graph.output]
     assert sorted(node.name for node in halves.get_outputs()) == sorted(names)

@@ -10,7 +10,7 @@ from edgessl.objectives import build_objective
 from edgessl.optim import build_optimizer
 from edgessl.step import TrainStep, hyper_tensors
 from edgessl.views import default_views
-from export.pieces import HALVED_FROM, PIECE_BYTES, in_pieces, largest_activation, piece_rows
+from export.pieces import HALVED_FROM, PIECE_BYTES, SIGNALS_HALVED_FROM, in_pieces, largest_activation, piece_rows
 
 
 @pytest.mark.parametrize(
@@ -36,9 +36,13 @@ def test_batch_norm_sees_the_whole_batch() -> None:
     assert piece_rows(build_encoder("cnn1d", (6, 128), norm="batch"), 1, 32) is None
 
 
-def test_a_batch_too_small_to_halve_stays_whole() -> None:
-    network = build_encoder("cnn1d", (6, 128))
-    least = HALVED_FROM // (4 * 32 * 64)
+@pytest.mark.parametrize(
+    ("encoder", "shape", "from_bytes"),
+    [("cnn1d", (6, 128), SIGNALS_HALVED_FROM), ("resnet8", (3, 32, 32), HALVED_FROM)],
+)
+def test_a_batch_too_small_to_halve_stays_whole(encoder: str, shape: tuple[int, ...], from_bytes: int) -> None:
+    network = build_encoder(encoder, shape)
+    least = from_bytes // (4 * largest_activation(network))
     assert piece_rows(network, 1, least - 1) is None
     assert piece_rows(network, 1, least) is not None
 
