@@ -24,7 +24,7 @@ from federated.deployment.programs import Programs, environment, free_port, writ
 
 pytestmark = pytest.mark.deploy
 STEPS = 10
-LOCKED_ROUNDS = 18  # more than a minute, after which a SuperLink ends a run without a heartbeat
+LOCKED_ROUNDS = 12  # about a minute, after which a SuperLink ends a run without a heartbeat
 
 
 class Relay(http.server.ThreadingHTTPServer):
@@ -161,7 +161,10 @@ class Locker(threading.Thread):
 
 
 def test_a_run_gets_through_a_database_that_is_locked_again_and_again(tmp_path, bundle_path, bundle, streams):
-    """Calls of every kind fail with HTTP 500, the nodes' and the ServerApp's; no device and no round is lost."""
+    """Calls of every kind fail with HTTP 500, the nodes' and the ServerApp's; no device and no round is lost.
+
+    A message that the ServerApp could hand over by half only costs its round a minute (`inbox.PATIENCE`).
+    """
     port, folder = free_port(), tmp_path / "server"
     serve = [*EDGESSL, "federate", "serve", str(folder), "--insecure", "--port", str(port), "--run", str(bundle_path)]
     started = [
@@ -176,7 +179,7 @@ def test_a_run_gets_through_a_database_that_is_locked_again_and_again(tmp_path, 
             join += ["--local-steps", str(STEPS), "--poll", "0.2", "2", "--json"]
             started.append(Process(tmp_path / f"d{i}.log", *join))
         locker.start()
-        assert started[0].process.wait(300) == 0, started[0].text
+        assert started[0].process.wait(420) == 0, started[0].text
         events = [process.events() for process in started[1:]]
     finally:
         locker.stop.set()
@@ -186,7 +189,8 @@ def test_a_run_gets_through_a_database_that_is_locked_again_and_again(tmp_path, 
     print(f"locked {locker.locked} times: rounds took {[round(r['seconds'], 1) for r in found.rounds]} s")
     assert locker.locked >= 2
     assert [(r["clients"], r["failures"]) for r in found.rounds] == [(2, {})] * LOCKED_ROUNDS
-    assert [sum(event["event"] == "answered" for event in each) for each in events] == [LOCKED_ROUNDS] * 2
+    learned = [[e for e in each if e["event"] == "answered" and "error" not in e] for each in events]
+    assert [len(each) for each in learned] == [LOCKED_ROUNDS] * 2
     here = federate_in_process(bundle, streams, rounds=LOCKED_ROUNDS, local_steps=STEPS, workdir=tmp_path / "here")
     np.testing.assert_allclose(found.theta, here.theta, atol=1e-6)
 
