@@ -44,6 +44,7 @@ bench: $(READY)  ## step, int8, pretraining and device beside plain PyTorch; lat
 	$(BIN)/edgessl bench quantize --json > runs/bench/quantize.json
 	$(BIN)/edgessl bench pretrain --json > runs/bench/pretrain.json
 	$(BIN)/edgessl bench device --json > runs/bench/device.json
+	$(BIN)/edgessl bench settle --json > runs/bench/settle.json
 	$(BIN)/edgessl bench latent --json > runs/bench/latent.json
 	$(BIN)/edgessl bench faults --json > runs/bench/faults.json
 	$(BIN)/edgessl bench drift --json > runs/bench/drift.json
