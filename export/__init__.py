@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING
 from edgessl import on_first_use
 
 if TYPE_CHECKING:
+    from export.agreement import int8_agreement
     from export.bundle import Graphs, export_bundle, trace_graphs
-    from export.parity import STEP_TOLERANCE, encoder_parity, int8_agreement, step_parity
+    from export.parity import STEP_TOLERANCE, encoder_parity, step_parity
     from export.quantize import quantize_encoder
     from export.trace import trace_encoder, trace_frozen_encoder, trace_step
 
 _HOMES = {
     "Graphs": "bundle", "export_bundle": "bundle", "trace_graphs": "bundle",
-    "STEP_TOLERANCE": "parity", "encoder_parity": "parity", "int8_agreement": "parity", "step_parity": "parity",
+    "STEP_TOLERANCE": "parity", "encoder_parity": "parity", "int8_agreement": "agreement", "step_parity": "parity",
     "quantize_encoder": "quantize",
     "trace_encoder": "trace", "trace_frozen_encoder": "trace", "trace_step": "trace",
 }  # fmt: skip

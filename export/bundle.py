@@ -27,12 +27,13 @@ from edgessl.errors import ConfigError, InputError
 from edgessl.evaluate import embed
 from edgessl.recipe import Part
 from edgessl.step import State, TrainStep, hyper_tensors
+from export.agreement import agreement
 from export.backbone import quantize_backbone
 from export.consolidation import consolidation_parity, trace_consolidation
 from export.kernels import check_kernels
 from export.lowerings import Lowerings
 from export.opset import lower_opset
-from export.parity import agreement, encoder_parity, step_parity
+from export.parity import encoder_parity, step_parity
 from export.quantize.floating import run_in_batches
 from export.quantize.members import Following, Quantization, quantized_members, tail_members
 from export.tensorrt.gate import gate

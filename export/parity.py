@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -30,9 +30,9 @@ STEPS = 5
 STEP_TOLERANCE = 1e-4  # relative L2 error of every slot after STEPS consecutive steps
 METRIC_TOLERANCE = 1e-3  # relative error of loss, gradient norm, embedding std and effective rank, at every step
 DRAWS = 8
+LATITUDE = 10.0  # tolerances that torch in float32 may be off itself, and the graph with it
 LEARNING_RATE = 1e-3
 ENCODER_TOLERANCE = 1e-4  # relative L2 error of the embeddings
-INT8_MIN_COSINE = 0.95  # mean cosine similarity of int8 and float embeddings
 
 
 def random_fields(spec: InputSpec, n: int, seed: int) -> Array:
@@ -73,31 +73,40 @@ def step_parity(
     """Relative L2 error of every slot after `STEPS` consecutive steps from `state`, graph against torch.
 
     A ReLU whose input lies within rounding of zero may open in one runtime and stay shut in the other; the gradient
-    then differs by a finite amount although both are right, as torch in float32 differs from torch in float64. Such a
-    draw of inputs says nothing about the graph, so up to `DRAWS` fresh draws are tried: a wrong graph fails each.
+    then differs by a finite amount although both are right. So does Adam's step where a gradient is zero but for
+    rounding, which Adam divides by itself. What torch in float32 does then is no truth either: where a draw of inputs
+    fails, torch in float64 is the judge, and the graph may be as far from that as torch in float32 is, up to
+    `LATITUDE` tolerances. Up to `DRAWS` fresh draws are tried: a wrong graph fails each.
     Every step has hyperparameters of its own (`vary`), so that one baked into the graph shows.
 
     Where the step rounds (quantization-aware training), all is compared without the rounding itself, on both sides: see
     `edgessl.encoders.fake_quant.without_rounding`.
 
     Returns:
-        `slots` and `metrics`: the errors by name of the draw that passed; `draws`: the worst error of every draw, in
-        units of its tolerance.
+        `slots` and `metrics`: the errors by name of the draw that passed, against torch in float32, or in float64 where
+        that was the judge; `draws`: the worst error of every draw, in units of what is allowed.
 
     Raises:
-        ParityError: no draw keeps every slot within `STEP_TOLERANCE` and every metric within `METRIC_TOLERANCE`.
+        ParityError: no draw keeps every slot within `STEP_TOLERANCE` and every metric within `METRIC_TOLERANCE`, or
+            within what torch in float32 is off.
     """
     rounding = rounds(step.parts)
     session = graph_session(_without_rounding(model) if rounding else model)
     worst: list[float] = []
+    slot = ""
     for draw in range(DRAWS):
+        inputs = _inputs(step, hyper, spec, batch_size, seed * DRAWS + draw)
+        found = _run_graph(session, step, state, inputs)
         with without_rounding() if rounding else nullcontext():
-            slots, metrics = _step_errors(step, state, hyper, session, spec, batch_size, seed * DRAWS + draw)
-        excess = {name: error / STEP_TOLERANCE for name, error in slots.items()}
-        excess |= {name: error / METRIC_TOLERANCE for name, error in metrics.items()}
-        slot = max(excess, key=lambda name: excess[name] if np.isfinite(excess[name]) else np.inf)
-        worst.append(excess[slot])
-        if excess[slot] <= 1:
+            expected = _run_torch(step, state, inputs, torch.float32)
+            slots, metrics = _errors(found, expected)
+            slot, excess = _worst(slots, metrics, {}, {})
+            if not excess <= 1:
+                exact = _run_torch(step, state, inputs, torch.float64)
+                slots, metrics = _errors(found, exact)
+                slot, excess = _worst(slots, metrics, *_errors(expected, exact))
+        worst.append(excess)
+        if excess <= 1:
             return {"slots": slots, "metrics": metrics, "draws": worst, "steps": STEPS}
     raise ParityError(
         f"training step: in {DRAWS} draws of random inputs no run of the graph stayed within {STEP_TOLERANCE:.0e} of "
@@ -116,42 +125,86 @@ def _without_rounding(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def _step_errors(
-    step: TrainStep,
-    state: Mapping[str, torch.Tensor],
-    hyper: Mapping[str, float],
-    session: ort.InferenceSession,
-    spec: InputSpec,
-    batch_size: int,
-    seed: int,
-) -> tuple[dict[str, float], dict[str, float]]:
+class _Inputs(NamedTuple):
+    """Of one step."""
+
+    batch: Array
+    noise: Array
+    stored: Array | None
+    hyper: dict[str, torch.Tensor]
+
+
+class _Run(NamedTuple):
+    """Every slot after the last step, and the metrics of each."""
+
+    slots: dict[str, Array]
+    metrics: list[dict[str, Array]]
+
+
+def _inputs(step: TrainStep, hyper: Mapping[str, float], spec: InputSpec, batch_size: int, seed: int) -> list[_Inputs]:
+    return [
+        _Inputs(
+            random_fields(spec, batch_size, seed * STEPS + t),
+            step_noise(seed, t, step.noise_shape(batch_size)),
+            stored_rows(step, batch_size, seed * STEPS + t),
+            hyper_tensors(vary(hyper, seed, t)),
+        )
+        for t in range(STEPS)
+    ]
+
+
+def _run_graph(
+    session: ort.InferenceSession, step: TrainStep, state: Mapping[str, torch.Tensor], inputs: list[_Inputs]
+) -> _Run:
     outputs = [o.name for o in session.get_outputs()]
-    metrics = dict.fromkeys(step.metrics, 0.0)
-    expected = dict(state)
-    found: dict[str, Array] = {name: value.numpy().copy() for name, value in state.items()}
-    for t in range(STEPS):
-        scalars = hyper_tensors(vary(hyper, seed, t))
-        batch = random_fields(spec, batch_size, seed * STEPS + t)
-        noise = step_noise(seed, t, step.noise_shape(batch_size))
-        stored = stored_rows(step, batch_size, seed * STEPS + t)
+    slots, metrics = {name: value.numpy().copy() for name, value in state.items()}, []
+    for batch, noise, stored, hyper in inputs:
         extra = {} if stored is None else {"stored": stored}
-        past = None if stored is None else torch.from_numpy(stored)
-        expected, values = step(expected, torch.from_numpy(batch), torch.from_numpy(noise), scalars, past)
-        feeds = {
-            **found,
-            "batch": batch,
-            "noise": noise,
-            **extra,
-            **{f"hyper.{k}": v.numpy() for k, v in scalars.items()},
-        }
-        results = dict(zip(outputs, session.run(None, feeds), strict=True))
-        found = {name: results[f"next.{name}"] for name in found}
-        errors = {n: relative_error(results[n], values[n].numpy()) for n in metrics}
+        scalars = {f"hyper.{name}": value.numpy() for name, value in hyper.items()}
+        found = session.run(None, {**slots, "batch": batch, "noise": noise, **extra, **scalars})
+        results = dict(zip(outputs, found, strict=True))
+        slots = {name: results[f"next.{name}"] for name in slots}
+        metrics.append({name: results[name] for name in step.metrics})
+    return _Run(slots, metrics)
+
+
+def _run_torch(step: TrainStep, state: Mapping[str, torch.Tensor], inputs: list[_Inputs], dtype: torch.dtype) -> _Run:
+    def as_dtype(value: torch.Tensor) -> torch.Tensor:
+        return value.to(dtype) if value.is_floating_point() else value
+
+    slots, metrics = {name: as_dtype(value) for name, value in state.items()}, []
+    for batch, noise, stored, hyper in inputs:
+        past = None if stored is None else as_dtype(torch.from_numpy(stored))
+        scalars = {name: as_dtype(value) for name, value in hyper.items()}
+        slots, values = step(slots, as_dtype(torch.from_numpy(batch)), as_dtype(torch.from_numpy(noise)), scalars, past)
+        metrics.append({name: values[name].numpy() for name in step.metrics})
+    return _Run({name: value.numpy() for name, value in slots.items()}, metrics)
+
+
+def _errors(found: _Run, expected: _Run) -> tuple[dict[str, float], dict[str, float]]:
+    """Relative errors of the slots, and of the metrics the largest of all steps."""
+    worst = dict.fromkeys(expected.metrics[0], 0.0)
+    for results, values in zip(found.metrics, expected.metrics, strict=True):
+        errors = {name: relative_error(results[name], values[name]) for name in worst}
         if STRATEGY_LOSS in errors:  # of the whole loss: right after consolidation it is rounding noise around zero
-            difference, whole = results[STRATEGY_LOSS] - values[STRATEGY_LOSS].numpy(), values["loss"].numpy()
-            errors[STRATEGY_LOSS] = float(abs(difference) / (abs(whole) + abs(values[STRATEGY_LOSS].numpy())))
-        metrics = {n: max(e, errors[n]) for n, e in metrics.items()}
-    return {name: relative_error(found[name], expected[name].numpy()) for name in found}, metrics
+            difference, whole = results[STRATEGY_LOSS] - values[STRATEGY_LOSS], values["loss"]
+            errors[STRATEGY_LOSS] = float(abs(difference) / (abs(whole) + abs(values[STRATEGY_LOSS])))
+        worst = {name: max(error, errors[name]) for name, error in worst.items()}
+    return {name: relative_error(found.slots[name], expected.slots[name]) for name in expected.slots}, worst
+
+
+def _worst(
+    slots: dict[str, float], metrics: dict[str, float], own_slots: dict[str, float], own_metrics: dict[str, float]
+) -> tuple[str, float]:
+    """What is furthest off, and by how much in units of what is allowed: the tolerance, or torch's `own` error."""
+    both = (slots, own_slots, STEP_TOLERANCE), (metrics, own_metrics, METRIC_TOLERANCE)
+    excess = {
+        name: error / min(max(own.get(name, 0.0), tolerance), LATITUDE * tolerance)
+        for errors, own, tolerance in both
+        for name, error in errors.items()
+    }
+    name = max(excess, key=lambda name: excess[name] if np.isfinite(excess[name]) else np.inf)
+    return name, excess[name]
 
 
 def stored_rows(step: TrainStep, batch_size: int, seed: int) -> Array | None:
@@ -201,59 +254,11 @@ def encoder_parity(
     return error
 
 
-def int8_agreement(encoder: Encoder, model: onnx.ModelProto, samples: Array, neighbors: int = 10) -> dict[str, float]:
-    """How well int8 embeddings of `samples` `(N, *shape)` stand for the float ones.
-
-    Returns:
-        Mean and minimum cosine similarity, and the mean overlap of each sample's `neighbors` nearest neighbours.
-
-    Raises:
-        ParityError: the mean cosine similarity is below `INT8_MIN_COSINE`.
-    """
-    (found,) = graph_session(model).run(None, {"x": samples})
-    return agreement(found, embed(encoder, samples), "int8 encoder", neighbors)
-
-
-def agreement(found: Array, expected: Array, what: str, neighbors: int = 10) -> dict[str, float]:
-    """How well int8 representations `found` `(N, ...)` stand for the float ones `expected`; see `int8_agreement`.
-
-    Raises:
-        ParityError: the mean cosine similarity is below `INT8_MIN_COSINE`; it names `what`.
-    """
-    figures = compare(found, expected, neighbors)
-    if not figures["cosine_mean"] >= INT8_MIN_COSINE:
-        raise ParityError(
-            f"{what}: mean cosine similarity to the float one is {figures['cosine_mean']:.3f}; at least "
-            f"{INT8_MIN_COSINE} is required. Calibrate with more, or more typical, samples, or export without int8"
-        )
-    return figures
-
-
-def compare(found: Array, expected: Array, neighbors: int = 10) -> dict[str, float]:
-    """Mean and least cosine similarity of representations `found`, `expected` (N, ...), and the mean overlap of their
-    nearest neighbours."""
-    a, b = unit_rows(expected.reshape(len(expected), -1)), unit_rows(found.reshape(len(found), -1))
-    cosine = (a * b).sum(1)
-    k = min(neighbors, len(a) - 1)
-    near_a, near_b = (np.argsort(-(z @ z.T) + 2 * np.eye(len(z)), axis=1)[:, :k] for z in (a, b))
-    overlap = np.mean([len(np.intersect1d(p, q)) / k for p, q in zip(near_a, near_b, strict=True)])
-    return {
-        "cosine_mean": float(cosine.mean()),
-        "cosine_min": float(cosine.min()),
-        "neighbor_overlap": float(overlap),
-    }
-
-
 def relative_error(found: Array, expected: Array) -> float:
     """`|found - expected| / |expected|` in L2; 0 where both are zero, infinite where only one is."""
     scale = float(np.linalg.norm(np.asarray(expected, np.float64)))
     difference = float(np.linalg.norm(np.asarray(found, np.float64) - np.asarray(expected, np.float64)))
     return difference / scale if scale > 0 else (0.0 if difference == 0 else float("inf"))
-
-
-def unit_rows(z: Array) -> Array:
-    """Rows of `z` `(N, D)` at unit L2 length."""
-    return z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
 
 
 def graph_session(model: onnx.ModelProto) -> ort.InferenceSession:

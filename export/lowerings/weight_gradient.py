@@ -34,7 +34,8 @@ def separable(grad: Tensor, x: Tensor, sizes: Convolution) -> Tensor:
 def by_column(grad: Tensor, x: Tensor, sizes: Convolution) -> Tensor:
     """As `separable`, a GEMM of 3Co x Ci for each column of the kernel: what is shifted in `x` is not copied together.
 
-    16 channels of 32x32, 32 samples, 1 / 2 threads: `separable` 6.4/5.3, this 5.6/4.4 ms; 32 of 16x16: 7.2/5.1, 7.2/6.3.
+    16 channels of 32x32, 32 samples, 1 / 2 threads: `separable` 6.4/5.3, this 5.6/4.4 ms; 32 of 16x16: 7.2/5.1 and
+    7.2/6.3.
     """
     rows = _shifted_rows(grad, sizes)
     taps = [torch.bmm(rows, c.reshape(sizes.n, sizes.c_in, -1).transpose(1, 2)).sum(0) for c in _shifted_columns(x)]

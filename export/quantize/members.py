@@ -14,8 +14,8 @@ from edgessl.device.requantize.plan import PLAN_FILE, RANGES
 from edgessl.encoders import Encoder
 from edgessl.errors import ConfigError
 from edgessl.evaluate import embed
+from export.agreement import agreement
 from export.lines import Lines
-from export.parity import agreement
 from export.quantize.calibration import Array
 from export.quantize.encoder import ORT_CPU, TENSORRT, quantize_graph, settings_for
 from export.quantize.floating import FloatGraph, float_encoder, run_in_batches, with_theta

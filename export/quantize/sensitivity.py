@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edgessl.evaluate import rankme
-from export.parity import compare
+from export.agreement import compare
 from export.quantize.calibration import Array
 from export.quantize.encoder import ORT_CPU, quantize_graph
 from export.quantize.floating import FloatGraph, run_graph

@@ -13,7 +13,7 @@ from edgessl.bench.objectives.worker import open_suite
 from edgessl.evaluate import embed, knn_accuracy, linear_probe, rankme
 from edgessl.pretrain import pretrain
 from edgessl.recipe import parse_recipe
-from export.parity import compare
+from export.agreement import compare
 from export.quantize import FloatGraph, Settings, float_encoder, quantize_graph
 from export.quantize.floating import run_in_batches
 from export.quantize.int4 import pack_weights

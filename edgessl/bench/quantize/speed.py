@@ -21,7 +21,8 @@ from edgessl.device.storage.files import write_atomically
 from edgessl.encoders import Encoder, build_encoder, collect_batch_statistics
 from edgessl.evaluate import embed
 from edgessl.layout import ParameterLayout
-from export.parity import compare, random_fields
+from export.agreement import compare
+from export.parity import random_fields
 from export.quantize import Settings, float_encoder, quantize_graph
 from export.quantize.int4 import blocked_weights, pack_weights
 from export.quantize.members import exact_results
