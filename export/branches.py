@@ -54,7 +54,8 @@ class _Values:
     """What is known of a graph's values: type and shape, and constants."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+        # sizes are fixed; with data_prop onnx would keep a message for each number of theta: 15 GB for resnet18
+        graph = onnx.shape_inference.infer_shapes(model).graph
         self.info = {value.name: value for value in [*graph.value_info, *graph.input, *graph.output]}
         self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
 
