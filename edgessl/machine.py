@@ -79,6 +79,11 @@ def rss_mb() -> float:
     return int(found[1]) * 1024 / 1e6 if found else 0.0
 
 
+def load_average() -> float | None:
+    """Programs that ran or waited to, on average over the last minute; None where the system does not say."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
 def load_warnings(load: float | None, threads: int) -> list[str]:
     """What to say beside a measurement with `threads` threads when the load average before it was `load`."""
     cores = _usable_cores()

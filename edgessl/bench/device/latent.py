@@ -7,7 +7,6 @@ minutes, measuring seconds: with `bundles` the first is done beforehand (`turns=
 from __future__ import annotations
 
 import math
-import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from edgessl.bench.process import Worker, WorkerError
 from edgessl.bench.results import keep, start
 from edgessl.errors import ConfigError
-from edgessl.machine import load_warnings
+from edgessl.machine import load_average, load_warnings
 
 if TYPE_CHECKING:
     from edgessl.device import Bundle
@@ -71,10 +70,10 @@ def run(
             "bench latent: expected encoders, batch_size >= 4, turns >= 1 and turn_seconds > 0; "
             f"found {list(encoders)}, {batch_size}, {turns}, {turn_seconds}"
         )
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    load = load_average()
     settings = {"batch_size": batch_size, "turns": turns, "turn_seconds": turn_seconds, "objective": "vicreg"}
     result = start("latent", settings, out)
-    result |= {"load_before": None if load is None else round(load, 2), "warnings": load_warnings(load, 1)}
+    result |= {"load_before": load, "warnings": load_warnings(load, 1)}
     done = {row["encoder"] for row in result["rows"]}
     for encoder in [name for name in encoders if name not in done]:
         with TemporaryDirectory(prefix="edgessl-latent-") as folder:

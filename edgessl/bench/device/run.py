@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,7 +9,7 @@ from typing import Any
 
 from edgessl.bench.process import Worker, WorkerError
 from edgessl.errors import ConfigError
-from edgessl.machine import installed_mb, load_warnings, machine, versions
+from edgessl.machine import installed_mb, load_average, load_warnings, machine, versions
 
 CASES = {"full": "onnxruntime", "latent": "onnxruntime", "torch": "torch"}  # name -> back end
 NEEDED = {"onnxruntime": ("onnxruntime", "numpy"), "torch": ("torch", "numpy")}
@@ -60,7 +59,7 @@ def run(
         raise ConfigError("bench device: expected samples >= 40, gap_ms >= 0, turns >= 1, batch_size >= 2")
     from edgessl.bench.device.bundles import write  # torch and onnx, from here on
 
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    load = load_average()
     rows = []
     with TemporaryDirectory(prefix="edgessl-device-") as folder:
         for case in cases:
@@ -97,7 +96,7 @@ def run(
             "gap_ms": gap_ms,
             "turns": turns,
         },
-        "load_before": None if load is None else round(load, 2),
+        "load_before": load,
         "warnings": load_warnings(load, 2),
         "rows": rows,
     }

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from edgessl.bench.process import Worker, WorkerError
+from edgessl.bench.results import start
 from edgessl.errors import ConfigError
-from edgessl.machine import load_warnings, machine, versions
+from edgessl.machine import load_average, load_warnings
 
 TIMEOUT_S = 300.0
 
@@ -29,9 +29,9 @@ def run(
         progress: told in a line what is being done.
 
     Returns:
-        {"bench", "machine", "versions", "settings", "load_before", "warnings", "rows"}. A row: `encoder`, `parameters`;
-        `observe_ms`, `classify_ms`, `embed_ms` (one sample), `embed_32_ms`, each [before, after]; `settle_ms`;
-        `settled_mb`, resident memory after these calls above that before settling (1e6 bytes); `error`.
+        {"bench", "date", "machine", "versions", "settings", "load_before", "warnings", "rows"}. A row: `encoder`,
+        `parameters`; `observe_ms`, `classify_ms`, `embed_ms` (one sample), `embed_32_ms`, each [before, after];
+        `settle_ms`; `settled_mb`, resident memory after these calls above that before settling (1e6 bytes); `error`.
 
     Raises:
         ConfigError: no encoder, or fewer than 10 calls.
@@ -40,7 +40,9 @@ def run(
         raise ConfigError(f"bench settle: expected encoders and calls >= 10; found {list(encoders)}, {calls}")
     from edgessl.bench.device.bundles import write  # torch and onnx, from here on
 
-    load, rows = os.getloadavg()[0] if hasattr(os, "getloadavg") else None, []
+    load = load_average()
+    result = start("settle", {"calls": calls}, None)
+    result |= {"load_before": load, "warnings": load_warnings(load, 1)}
     with TemporaryDirectory(prefix="edgessl-settle-") as folder:
         for encoder in encoders:
             progress(f"{encoder}: exporting")
@@ -54,13 +56,5 @@ def run(
                     row |= worker.ask(job)
             except WorkerError as error:
                 row["error"] = str(error)
-            rows.append(row)
-    return {
-        "bench": "settle",
-        "machine": machine(),
-        "versions": versions(),
-        "settings": {"calls": calls},
-        "load_before": None if load is None else round(load, 2),
-        "warnings": load_warnings(load, 1),
-        "rows": rows,
-    }
+            result["rows"].append(row)
+    return result

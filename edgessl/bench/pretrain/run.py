@@ -8,7 +8,6 @@ machine's pace hits all alike.
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -16,7 +15,7 @@ from typing import Any
 
 from edgessl.bench.process import Worker, WorkerError
 from edgessl.errors import ConfigError
-from edgessl.machine import load_warnings, machine, versions
+from edgessl.machine import load_average, load_warnings, machine, versions
 
 TIMEOUT_S = 900.0
 # name -> how the worker runs it
@@ -76,7 +75,7 @@ def run(
     import torch
 
     common = {"samples": samples, "seconds": turn_seconds}
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    load = load_average()
     rows: list[Row] = []
     for encoder in encoders:
         for count in threads:
@@ -101,7 +100,7 @@ def run(
             "turns": turns,
             "turn_seconds": turn_seconds,
         },
-        "load_before": None if load is None else round(load, 2),
+        "load_before": load,
         "warnings": load_warnings(load, max(threads)),
         "skipped": skipped,
         "rows": rows,

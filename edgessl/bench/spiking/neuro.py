@@ -6,7 +6,6 @@ at every step; inputs fire at 10 % per step. A sample-step is one step of one la
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgessl.errors import ConfigError
-from edgessl.machine import load_warnings, machine, versions
+from edgessl.machine import load_average, load_warnings, machine, versions
 
 if TYPE_CHECKING:
     from neuromorphic.lava.client import LavaRecord
@@ -92,7 +91,7 @@ def run(
     for given, known, what in ((networks, NETWORKS, "network"), (simulators, SIMULATORS, "simulator")):
         if unknown := [name for name in given if name not in known]:
             raise ConfigError(f"unknown {what} {unknown[0]!r}; choose among {', '.join(known)}")
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    load = load_average()
     rows: list[Row] = []
     skipped: list[str] = []
     for name in networks:

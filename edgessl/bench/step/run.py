@@ -7,7 +7,6 @@ workers stay alive and take turns, so that a change of the machine's pace hits a
 
 from __future__ import annotations
 
-import os
 import shutil
 import statistics
 import sys
@@ -19,7 +18,7 @@ from typing import Any
 
 from edgessl.bench.process import Worker, WorkerError
 from edgessl.errors import ConfigError
-from edgessl.machine import installed_mb, load_warnings, machine, versions
+from edgessl.machine import installed_mb, load_average, load_warnings, machine, versions
 
 BACKENDS = ("onnxruntime", "torch", "torch_compile")
 TRAINING = "onnxruntime_training"  # in an environment of its own, see edgessl.bench.step.training_backend
@@ -97,7 +96,7 @@ def run(
     pythons = _pythons(backends, optimizer, training_python)
     from edgessl.bench.case import export, input_of, prepare  # torch and onnx, from here on
 
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    load = load_average()
     sizes = {name: round(installed_mb(NEEDED[name]), 1) for name in backends if name != TRAINING}
     shapes = {name: list(input_of(name).shape) for name in encoders}
     rows: list[Row] = []
@@ -135,7 +134,7 @@ def run(
             "optimizer": optimizer,
             "input_shapes": shapes,
         },
-        "load_before": None if load is None else round(load, 2),
+        "load_before": load,
         "warnings": load_warnings(load, max(threads)),
         "rows": rows,
     }
