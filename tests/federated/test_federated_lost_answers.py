@@ -11,6 +11,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -82,27 +83,35 @@ def streams(tmp_path, samples):
     return found
 
 
-def test_a_round_whose_answers_get_lost_is_whole_after_a_reminder(tmp_path, bundle_path, bundle, streams):
-    port, folder = free_port(), tmp_path / "server"
-    relay = Relay(port)
-    relay.lose.update({"pull-messages": 1, "pull-object": 2, "confirm-message-received": 1, "push-object": 2})
-    serve = [*EDGESSL, "federate", "serve", str(folder), "--insecure", "--port", str(port), "--run", str(bundle_path)]
-    started = [Process(tmp_path / "serve.log", *serve, "--rounds", "3", "--remind-after", "15", "--json")]
+@contextlib.contextmanager
+def two_nodes(folder: Path, bundle: Path, serve: list[str], relay: Relay | None = None) -> Iterator[list[Process]]:
+    """The server and two nodes that learn from the streams in `folder`, the second through `relay`; stopped at last."""
+    port = free_port() if relay is None else relay.target
+    command = [*EDGESSL, "federate", "serve", str(folder / "server"), "--insecure", "--port", str(port)]
+    started = [Process(folder / "serve.log", *command, "--run", str(bundle), *serve, "--json")]
     try:
         wait(lambda: "has begun" in started[0].text, "the run", *started)
-        for i, server in enumerate((port, relay.server_port)):
-            join = [*EDGESSL, "federate", "join", str(bundle_path), "--server", f"127.0.0.1:{server}", "--insecure"]
-            join += ["--stream", str(tmp_path / f"s{i}.npy"), "--state", str(tmp_path / f"state-{i}"), "--seed", str(i)]
+        for i, server in enumerate((port, port if relay is None else relay.server_port)):
+            join = [*EDGESSL, "federate", "join", str(bundle), "--server", f"127.0.0.1:{server}", "--insecure"]
+            join += ["--stream", str(folder / f"s{i}.npy"), "--state", str(folder / f"state-{i}"), "--seed", str(i)]
             join += ["--local-steps", str(STEPS), "--poll", "0.2", "2", "--json"]
-            started.append(Process(tmp_path / f"d{i}.log", *join))
-        assert started[0].process.wait(150) == 0, started[0].text
-        rounds = FederationResult.load(folder / "run" / "theta.safetensors", bundle.digest).rounds
-        events = started[2].events()
+            started.append(Process(folder / f"d{i}.log", *join))
+        yield started
     finally:
         for process in reversed(started):
             process.stop()
-        relay.shutdown()
-        relay.server_close()
+        if relay is not None:
+            relay.shutdown()
+            relay.server_close()
+
+
+def test_a_round_whose_answers_get_lost_is_whole_after_a_reminder(tmp_path, bundle_path, bundle, streams):
+    folder, relay = tmp_path / "server", Relay(free_port())
+    relay.lose.update({"pull-messages": 1, "pull-object": 2, "confirm-message-received": 1, "push-object": 2})
+    with two_nodes(tmp_path, bundle_path, ["--rounds", "3", "--remind-after", "15"], relay) as started:
+        assert started[0].process.wait(150) == 0, started[0].text
+        rounds = FederationResult.load(folder / "run" / "theta.safetensors", bundle.digest).rounds
+        events = started[2].events()
     assert sum(relay.lost.values()) == 6
     assert [(r["clients"], r["failures"]) for r in rounds] == [(2, {})] * 3
     assert rounds[0]["reminded"] >= 1
@@ -117,25 +126,11 @@ def test_a_device_that_dies_while_it_uploads_holds_up_its_round_no_longer_than_a
     tmp_path, bundle_path, bundle, streams
 ):
     """Flower's grid would wait three minutes for the rest of the reply, whatever the round's deadline is."""
-    port, folder = free_port(), tmp_path / "server"
-    relay = Relay(port)
+    folder, relay = tmp_path / "server", Relay(free_port())
     relay.last = "push-messages"
-    serve = [*EDGESSL, "federate", "serve", str(folder), "--insecure", "--port", str(port), "--run", str(bundle_path)]
-    started = [Process(tmp_path / "serve.log", *serve, "--rounds", "1", "--round-timeout", "20", "--json")]
-    try:
-        wait(lambda: "has begun" in started[0].text, "the run", *started)
-        for i, server in enumerate((port, relay.server_port)):
-            join = [*EDGESSL, "federate", "join", str(bundle_path), "--server", f"127.0.0.1:{server}", "--insecure"]
-            join += ["--stream", str(tmp_path / f"s{i}.npy"), "--state", str(tmp_path / f"state-{i}"), "--seed", str(i)]
-            join += ["--local-steps", str(STEPS), "--poll", "0.2", "2", "--json"]
-            started.append(Process(tmp_path / f"d{i}.log", *join))
+    with two_nodes(tmp_path, bundle_path, ["--rounds", "1", "--round-timeout", "20"], relay) as started:
         assert started[0].process.wait(150) == 0, started[0].text
         rounds = FederationResult.load(folder / "run" / "theta.safetensors", bundle.digest).rounds
-    finally:
-        for process in reversed(started):
-            process.stop()
-        relay.shutdown()
-        relay.server_close()
     assert relay.last == "over"
     ((clients, why, seconds),) = [(r["clients"], list(r["failures"].values()), r["seconds"]) for r in rounds]
     assert (clients, why) == (1, ["no reply within 20 s"])
@@ -166,26 +161,15 @@ def test_a_run_gets_through_a_database_that_is_locked_again_and_again(tmp_path, 
     A message that the ServerApp could hand over by half only costs its round a minute (`inbox.PATIENCE`), such a reply
     the three minutes after which a SuperLink gives it up.
     """
-    port, folder = free_port(), tmp_path / "server"
-    serve = [*EDGESSL, "federate", "serve", str(folder), "--insecure", "--port", str(port), "--run", str(bundle_path)]
-    started = [
-        Process(tmp_path / "serve.log", *serve, "--rounds", str(LOCKED_ROUNDS), "--remind-after", "20", "--json")
-    ]
+    folder = tmp_path / "server"
     locker = Locker(folder / "superlink.db")
-    try:
-        wait(lambda: "has begun" in started[0].text, "the run", *started)
-        for i in range(len(streams)):
-            join = [*EDGESSL, "federate", "join", str(bundle_path), "--server", f"127.0.0.1:{port}", "--insecure"]
-            join += ["--stream", str(tmp_path / f"s{i}.npy"), "--state", str(tmp_path / f"state-{i}"), "--seed", str(i)]
-            join += ["--local-steps", str(STEPS), "--poll", "0.2", "2", "--json"]
-            started.append(Process(tmp_path / f"d{i}.log", *join))
+    with two_nodes(tmp_path, bundle_path, ["--rounds", str(LOCKED_ROUNDS), "--remind-after", "20"]) as started:
         locker.start()
-        assert started[0].process.wait(600) == 0, started[0].text
-        events = [process.events() for process in started[1:]]
-    finally:
-        locker.stop.set()
-        for process in reversed(started):
-            process.stop()
+        try:
+            assert started[0].process.wait(600) == 0, started[0].text
+            events = [process.events() for process in started[1:]]
+        finally:
+            locker.stop.set()
     found = FederationResult.load(folder / "run" / "theta.safetensors", bundle.digest)
     print(f"locked {locker.locked} times: rounds took {[round(r['seconds'], 1) for r in found.rounds]} s")
     assert locker.locked >= 2
